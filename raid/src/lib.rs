@@ -1,0 +1,2 @@
+//! The codes and the array.
+pub mod codec;
