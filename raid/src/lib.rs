@@ -1,2 +1,17 @@
-//! The codes and the array.
+//! The codes and the array ②: which disk holds what, in which order it gets there, and what is
+//! still whole when some are lost. No system call is made here; see the seams in the journal.
+//!
+//! - [`codec`] the erasure codes: pure arithmetic;
+//! - [`array`] requests, cache, destage, start and stop;
+//! - [`options`], [`status`], [`error`] what goes in and what comes out.
+
+pub mod array;
 pub mod codec;
+pub mod error;
+pub mod options;
+pub mod status;
+
+pub use array::{Array, Created, MAX_REQUEST, create};
+pub use error::{ArrayError, ErrorKind, RequestError};
+pub use options::{Ack, CreateOptions, Progress, StartOptions};
+pub use status::Status;

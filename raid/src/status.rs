@@ -1,0 +1,177 @@
+//! What an array says of itself: the keys of `status --json`, with serde's derive.
+
+use serde::{Deserialize, Serialize};
+
+use crate::options::Ack;
+
+/// Health of the array.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// All members active.
+    Healthy,
+    /// Some members gone, none too many.
+    Degraded,
+    /// A member is being rebuilt.
+    Rebuilding,
+    /// More members are gone than the code tolerates.
+    Failed,
+}
+
+/// State of a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// In use.
+    Active,
+    /// Waiting to take a failed one's place.
+    Spare,
+    /// Being filled.
+    Rebuilding,
+    /// Being drained by copy before it is taken out.
+    Failing,
+    /// Failed; durably recorded.
+    Failed,
+    /// Was not there at start.
+    Missing,
+    /// There, but of an older epoch.
+    Stale,
+}
+
+/// One member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Index in the member table.
+    pub index: u8,
+    /// Path; empty where it is not there.
+    pub path: String,
+    /// The member's own identity.
+    pub uuid: String,
+    /// Its state.
+    pub state: MemberState,
+    /// Reads that failed.
+    pub read_errors: u64,
+    /// Writes and flushes that failed.
+    pub write_errors: u64,
+    /// Blocks whose checksum was wrong.
+    pub checksum_errors: u64,
+    /// Blocks that were rewritten after an error.
+    pub healed: u64,
+}
+
+/// A rebuild that goes on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RebuildStatus {
+    /// Which member.
+    pub member: u8,
+    /// Bytes done.
+    pub done_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Present rate.
+    pub bytes_per_s: u64,
+    /// Seconds left.
+    pub eta_s: u64,
+}
+
+/// A scrub that goes on, or the last one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// Bytes done.
+    pub done_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Rows that did not agree.
+    pub mismatches: u64,
+    /// Blocks mended.
+    pub healed: u64,
+}
+
+/// The disk log.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Bytes of the log areas of all members together.
+    pub size_bytes: u64,
+    /// Bytes between tail and head.
+    pub used_bytes: u64,
+}
+
+/// The write-back cache.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct CacheStatus {
+    /// Bytes that are newer than what lies in the slots.
+    pub dirty_bytes: u64,
+    /// Bytes that fit.
+    pub size_bytes: u64,
+}
+
+/// Stripes of the device.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct StripesStatus {
+    /// All.
+    pub total: u64,
+    /// Those that have a slot.
+    pub mapped: u64,
+}
+
+/// What the last start found in the log and the ring.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct ReplayStatus {
+    /// Commits kept.
+    pub commits: u64,
+    /// Records applied, those of the ring included.
+    pub records: u64,
+    /// Bytes of log payload read from kept commits.
+    pub bytes: u64,
+    /// Bytes of a torn tail that was never acknowledged as durable.
+    pub torn_tail_bytes: u64,
+    /// How long the replay took.
+    pub seconds: f64,
+}
+
+/// An array, as `status NAME --json` prints it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Name.
+    pub name: String,
+    /// UUID of the array.
+    pub uuid: String,
+    /// Health.
+    pub state: State,
+    /// Started with `--read-only`.
+    pub read_only: bool,
+    /// Level, as `create --level` takes it.
+    pub level: String,
+    /// k.
+    pub data: u32,
+    /// m.
+    pub parity: u32,
+    /// Bytes of a chunk.
+    pub chunk_bytes: u64,
+    /// Bytes of the device.
+    pub size_bytes: u64,
+    /// `/dev/ublkbN` or the socket; the front end fills it in.
+    pub device: String,
+    /// `ublk` or `nbd`; the front end fills it in.
+    pub via: String,
+    /// When writes are acknowledged.
+    pub ack: Ack,
+    /// Number of the epoch in force.
+    pub epoch: u64,
+    /// How many more members may be lost without loss of data.
+    pub can_lose: u32,
+    /// The members, by index.
+    pub members: Vec<MemberStatus>,
+    /// The rebuild that goes on.
+    pub rebuild: Option<RebuildStatus>,
+    /// The scrub.
+    pub scrub: Option<ScrubStatus>,
+    /// The disk log.
+    pub log: LogStatus,
+    /// The cache.
+    pub cache: CacheStatus,
+    /// The map.
+    pub stripes: StripesStatus,
+    /// The last replay.
+    pub replay: ReplayStatus,
+}
