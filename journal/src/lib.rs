@@ -16,6 +16,7 @@ pub mod disk;
 pub mod mem;
 pub mod sync;
 pub mod units;
+pub mod uring;
 pub mod world;
 
 pub use disk::{Disk, DiskError, DiskFacts};

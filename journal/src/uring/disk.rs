@@ -1,0 +1,535 @@
+//! Members: block devices and files, read and written past the page cache.
+//!
+//! What must hold (I6, I4): the descriptor that does the I/O holds the lock, a block device is
+//! opened O_EXCL besides. The kernel keeps the open file until the last operation on it has ended,
+//! so a dead daemon's lock goes only when its late writes have.
+//!
+//! - *Flush* is fdatasync: on a block device it writes the page cache back and sends the device a
+//!   FLUSH; on a file it writes data and what is needed to find them (sizes, extents, the turn of
+//!   unwritten extents into written ones) and flushes the device below. Only time stamps are left
+//!   out. This is a flush whether or not O_DIRECT was to be had.
+//! - *Discard* is a punched hole on a file (EOPNOTSUPP and kin: `Unsupported`). On a device it is
+//!   BLOCK_URING_CMD_DISCARD (Linux 6.12 on); where the kernel lacks that, fallocate's hole, which
+//!   a device understands as "write zeroes, unmapping, without falling back to writing".
+//! - *Results*: ENODEV, ENXIO, a transfer of nothing, a device's short transfer or ENOSPC, a device
+//!   of size 0: `Gone`. A file's ENOSPC: `Full`. A file's short transfer before its end goes on.
+
+use std::cell::Cell;
+use std::fs::{File, OpenOptions};
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::rc::Rc;
+
+use io_uring::{opcode, squeue, types};
+
+use super::driver::{Driver, Op};
+use super::files::{RingFile, Target};
+use crate::disk::{Disk, DiskError, DiskFacts};
+use crate::mem::{Buf, Segs, Slice, segs_len};
+use crate::sync::join_all;
+
+/// Most pieces of one operation (UIO_MAXIOV), and most bytes.
+const PIECES_MAX: usize = 1024;
+const BYTES_MAX: usize = 1 << 30;
+/// How often an interrupted operation is issued again.
+const AGAIN_MAX: u32 = 16;
+
+const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+const BLKSSZGET: libc::c_ulong = 0x1268;
+const BLOCK_URING_CMD_DISCARD: u32 = 0x1200;
+
+/// What a disk is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// To be a member: locked against everybody.
+    ReadWrite,
+    /// To be read by a start that writes nothing: locked against daemons that write.
+    ReadOnly,
+    /// To be looked at: no lock.
+    Look,
+}
+
+/// Whether an error of [`UringDisk::open`] says that somebody else holds the disk.
+#[must_use]
+pub fn is_held(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EWOULDBLOCK | libc::ETXTBSY))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Discard {
+    Command,
+    Hole,
+    Unsupported,
+}
+
+struct Inner {
+    file: RingFile,
+    path: String,
+    bytes: u64,
+    is_file: bool,
+    direct: bool,
+    /// What addresses and lengths must be multiples of, past the page cache.
+    align: usize,
+    discard: Cell<Discard>,
+    id: (u64, u64),
+}
+
+/// A member, opened and locked. Clones share it; the last one and the last operation close it.
+#[derive(Clone)]
+pub struct UringDisk(Rc<Inner>);
+
+impl UringDisk {
+    /// Opens and locks without waiting.
+    ///
+    /// # Errors
+    /// What the kernel says; [`is_held`] tells the case of a disk in use.
+    pub fn open(driver: &Driver, path: &Path, access: Access) -> io::Result<UringDisk> {
+        let kind = std::fs::metadata(path)?.file_type();
+        let device = kind.is_block_device();
+        if !device && !kind.is_file() {
+            let text = "neither a block device nor a regular file";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let open = |flags: i32| {
+            let excl = if device && access == Access::ReadWrite { libc::O_EXCL } else { 0 };
+            OpenOptions::new()
+                .read(true)
+                .write(access == Access::ReadWrite)
+                .custom_flags(flags | excl | libc::O_CLOEXEC)
+                .open(path)
+        };
+        let (file, direct) = match open(libc::O_DIRECT) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => (open(0)?, false),
+            other => (other?, true),
+        };
+        let lock = match access {
+            Access::ReadWrite => libc::LOCK_EX,
+            Access::ReadOnly => libc::LOCK_SH,
+            Access::Look => 0,
+        };
+        // SAFETY: an open descriptor.
+        if lock != 0 && unsafe { libc::flock(file.as_raw_fd(), lock | libc::LOCK_NB) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // Of the open file, not of the path: it may be another one by now.
+        let meta = file.metadata()?;
+        let device = meta.file_type().is_block_device();
+        let bytes = if device { device_bytes(file.as_raw_fd())? } else { meta.len() };
+        let id = if device { (u64::MAX, meta.rdev()) } else { (meta.dev(), meta.ino()) };
+        let align = if direct { alignment(&file, device) } else { 1 };
+        Ok(UringDisk(Rc::new(Inner {
+            file: RingFile::new(driver, OwnedFd::from(file)),
+            path: std::path::absolute(path)?.display().to_string(),
+            bytes: bytes & !4095,
+            is_file: !device,
+            direct,
+            align,
+            discard: Cell::new(if device { Discard::Command } else { Discard::Hole }),
+            id,
+        })))
+    }
+
+    /// Two disks with the same identity are one.
+    #[must_use]
+    pub fn id(&self) -> (u64, u64) {
+        self.0.id
+    }
+
+    /// Whether I/O goes past the page cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.0.direct
+    }
+
+    fn issue_read(&self, at: u64, mut buf: Buf, done: usize) -> Op<(Buf, UringDisk)> {
+        let len = (buf.len() - done).min(BYTES_MAX);
+        let (ptr, at) = (buf[done..].as_mut_ptr(), at + done as u64);
+        let driver = self.0.file.driver().clone();
+        let region = driver.region_of(ptr, len);
+        let build = |fd: Fd| match (region, fd) {
+            (Some(r), Fd::Fixed(f)) => {
+                opcode::ReadFixed::new(f, ptr, len as u32, r).offset(at).build()
+            }
+            (Some(r), Fd::Plain(f)) => {
+                opcode::ReadFixed::new(f, ptr, len as u32, r).offset(at).build()
+            }
+            (None, Fd::Fixed(f)) => opcode::Read::new(f, ptr, len as u32).offset(at).build(),
+            (None, Fd::Plain(f)) => opcode::Read::new(f, ptr, len as u32).offset(at).build(),
+        };
+        // SAFETY: buffer and file are kept; the memory of a Buf does not move with it.
+        unsafe { driver.submit(build(self.fd()), (buf, self.clone())) }
+    }
+
+    fn fd(&self) -> Fd {
+        match self.0.file.target() {
+            Target::Plain(fd) => Fd::Plain(types::Fd(fd)),
+            Target::Fixed(place) => Fd::Fixed(types::Fixed(place)),
+        }
+    }
+
+    /// Issues one operation for `pieces`, which are already merged and few enough.
+    fn issue_write(&self, at: u64, pieces: Pieces) -> Op<(Pieces, UringDisk)> {
+        let driver = self.0.file.driver().clone();
+        let entry = if let [one] = pieces.iov[..] {
+            let (ptr, len) = (one.iov_base.cast::<u8>().cast_const(), one.iov_len);
+            let region = driver.region_of(ptr, len);
+            match (region, self.fd()) {
+                (Some(r), Fd::Fixed(f)) => {
+                    opcode::WriteFixed::new(f, ptr, len as u32, r).offset(at).build()
+                }
+                (Some(r), Fd::Plain(f)) => {
+                    opcode::WriteFixed::new(f, ptr, len as u32, r).offset(at).build()
+                }
+                (None, Fd::Fixed(f)) => opcode::Write::new(f, ptr, len as u32).offset(at).build(),
+                (None, Fd::Plain(f)) => opcode::Write::new(f, ptr, len as u32).offset(at).build(),
+            }
+        } else {
+            let (ptr, n) = (pieces.iov.as_ptr(), pieces.iov.len() as u32);
+            match self.fd() {
+                Fd::Fixed(f) => opcode::Writev::new(f, ptr, n).offset(at).build(),
+                Fd::Plain(f) => opcode::Writev::new(f, ptr, n).offset(at).build(),
+            }
+        };
+        // SAFETY: the vector's heap memory and the slices are kept, and the file.
+        unsafe { driver.submit(entry, (pieces, self.clone())) }
+    }
+
+    /// What an errno of this disk means.
+    fn error(&self, errno: i32) -> DiskError {
+        match errno {
+            libc::ENODEV | libc::ENXIO => DiskError::Gone,
+            libc::ENOSPC | libc::EDQUOT if self.0.is_file => DiskError::Full,
+            libc::ENOSPC => DiskError::Gone,
+            _ if !self.0.is_file && !matches!(device_bytes(self.0.file.fd()), Ok(1..)) => {
+                DiskError::Gone
+            }
+            _ => DiskError::Io(errno),
+        }
+    }
+
+    fn plain(&self, entry: squeue::Entry) -> Op<UringDisk> {
+        // SAFETY: the entry names only the file, which is kept.
+        unsafe { self.0.file.driver().submit(entry, self.clone()) }
+    }
+
+    fn issue_discard(&self, at: u64, len: u64, how: Discard) -> Op<UringDisk> {
+        const HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        self.plain(match (how, self.fd()) {
+            (Discard::Command, fd) => {
+                let mut cmd = [0; 16];
+                cmd[..8].copy_from_slice(&len.to_ne_bytes());
+                match fd {
+                    Fd::Fixed(f) => opcode::UringCmd16::new(f, BLOCK_URING_CMD_DISCARD)
+                        .cmd(cmd)
+                        .addr(Some(at))
+                        .build(),
+                    Fd::Plain(f) => opcode::UringCmd16::new(f, BLOCK_URING_CMD_DISCARD)
+                        .cmd(cmd)
+                        .addr(Some(at))
+                        .build(),
+                }
+            }
+            (_, Fd::Fixed(f)) => opcode::Fallocate::new(f, len).offset(at).mode(HOLE).build(),
+            (_, Fd::Plain(f)) => opcode::Fallocate::new(f, len).offset(at).mode(HOLE).build(),
+        })
+    }
+}
+
+impl Disk for UringDisk {
+    fn facts(&self) -> DiskFacts {
+        let d = &self.0;
+        DiskFacts { path: d.path.clone(), bytes: d.bytes, is_file: d.is_file }
+    }
+
+    fn read(
+        &self,
+        at: u64,
+        buf: Buf,
+    ) -> impl Future<Output = (Result<(), DiskError>, Buf)> + 'static {
+        let disk = self.clone();
+        // Memory that the device cannot reach is gone around through memory that it can.
+        let (buf, caller) = if (buf.as_ptr() as usize | buf.len()).is_multiple_of(disk.0.align) {
+            (buf, None)
+        } else {
+            let len = buf.len().next_multiple_of(disk.0.align);
+            (Buf::new(len), Some(buf))
+        };
+        let first = self.issue_read(at, buf, 0);
+        async move {
+            let (result, buf) = disk.finish_read(at, first).await;
+            match caller {
+                None => (result, buf),
+                Some(mut caller) => {
+                    let len = caller.len();
+                    caller.copy_from_slice(&buf[..len]);
+                    (result, caller)
+                }
+            }
+        }
+    }
+
+    fn write(&self, at: u64, segs: Segs) -> impl Future<Output = Result<(), DiskError>> + 'static {
+        let disk = self.clone();
+        let aligned =
+            |s: &Slice| (s.as_ptr() as usize | s.len()).is_multiple_of(disk.0.align.max(1));
+        let segs = if segs.iter().all(aligned) { segs } else { vec![gather(&segs)] };
+        let mut ops = Vec::with_capacity(1);
+        let mut start = at;
+        for pieces in Pieces::split(segs) {
+            let len = pieces.len() as u64;
+            ops.push((start, self.issue_write(start, pieces)));
+            start += len;
+        }
+        async move {
+            if ops.len() == 1
+                && let Some((at, op)) = ops.pop()
+            {
+                return disk.finish_write(at, op).await;
+            }
+            let all = ops.into_iter().map(|(at, op)| disk.finish_write(at, op)).collect();
+            join_all(all).await.into_iter().collect()
+        }
+    }
+
+    fn flush(&self) -> impl Future<Output = Result<(), DiskError>> + 'static {
+        let disk = self.clone();
+        let sync = types::FsyncFlags::DATASYNC;
+        let op = self.plain(match self.fd() {
+            Fd::Fixed(f) => opcode::Fsync::new(f).flags(sync).build(),
+            Fd::Plain(f) => opcode::Fsync::new(f).flags(sync).build(),
+        });
+        async move {
+            match op.await.0 {
+                0.. => Ok(()),
+                // Never tried again: a second one may succeed for data that the first one lost.
+                e => Err(disk.error(-e)),
+            }
+        }
+    }
+
+    fn discard(&self, at: u64, len: u64) -> impl Future<Output = Result<(), DiskError>> + 'static {
+        let disk = self.clone();
+        let how = disk.0.discard.get();
+        let first = (how != Discard::Unsupported && len > 0)
+            .then(|| self.issue_discard(at, len, how));
+        async move {
+            let Some(first) = first else {
+                return if len == 0 { Ok(()) } else { Err(DiskError::Unsupported) };
+            };
+            let mut errno = -first.await.0;
+            if how == Discard::Command && is_refusal(errno) {
+                disk.0.discard.set(Discard::Hole);
+                errno = -disk.issue_discard(at, len, Discard::Hole).await.0;
+            }
+            match errno {
+                ..=0 => Ok(()),
+                e if is_refusal(e) => {
+                    disk.0.discard.set(Discard::Unsupported);
+                    Err(DiskError::Unsupported)
+                }
+                e => Err(disk.error(e)),
+            }
+        }
+    }
+}
+
+fn is_refusal(errno: i32) -> bool {
+    matches!(errno, libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENOTTY | libc::EPERM)
+}
+
+impl UringDisk {
+    async fn finish_read(
+        &self,
+        at: u64,
+        first: Op<(Buf, UringDisk)>,
+    ) -> (Result<(), DiskError>, Buf) {
+        let (mut op, mut done, mut again) = (first, 0, 0);
+        loop {
+            let (result, (buf, _)) = op.await;
+            let asked = (buf.len() - done).min(BYTES_MAX);
+            match result {
+                1.. => {
+                    let got = result as usize;
+                    done += got;
+                    if done >= buf.len() {
+                        return (Ok(()), buf);
+                    }
+                    if got < asked && !self.0.is_file {
+                        return (Err(DiskError::Gone), buf);
+                    }
+                }
+                0 if buf.is_empty() => return (Ok(()), buf),
+                0 => return (Err(DiskError::Gone), buf),
+                e if is_interruption(-e) && again < AGAIN_MAX => again += 1,
+                e => return (Err(self.error(-e)), buf),
+            }
+            // A file's short transfer can end between sectors; it goes on from a whole one.
+            done -= done % self.0.align;
+            op = self.issue_read(at, buf, done);
+            if done == 0 {
+                again += 1;
+            }
+            if again > AGAIN_MAX {
+                return (Err(DiskError::Gone), op.await.1.0);
+            }
+        }
+    }
+
+    fn finish_write(
+        &self,
+        mut at: u64,
+        first: Op<(Pieces, UringDisk)>,
+    ) -> impl Future<Output = Result<(), DiskError>> + 'static {
+        let disk = self.clone();
+        async move {
+            let (mut op, mut again) = (first, 0);
+            loop {
+                let (result, (pieces, _)) = op.await;
+                let asked = pieces.len();
+                let mut done = match result {
+                    n if n > 0 && n as usize >= asked => return Ok(()),
+                    0 if asked == 0 => return Ok(()),
+                    0 => return Err(DiskError::Gone),
+                    1.. if !disk.0.is_file => return Err(DiskError::Gone),
+                    1.. => result as usize,
+                    e if is_interruption(-e) && again < AGAIN_MAX => 0,
+                    e => return Err(disk.error(-e)),
+                };
+                done -= done % disk.0.align;
+                if done == 0 {
+                    again += 1;
+                    if again > AGAIN_MAX {
+                        return Err(DiskError::Gone);
+                    }
+                }
+                at += done as u64;
+                op = disk.issue_write(at, pieces.from(done));
+            }
+        }
+    }
+}
+
+fn is_interruption(errno: i32) -> bool {
+    matches!(errno, libc::EINTR | libc::EAGAIN)
+}
+
+enum Fd {
+    Plain(types::Fd),
+    Fixed(types::Fixed),
+}
+
+/// Pieces of one write operation, and the vector that tells the kernel of them.
+struct Pieces {
+    iov: Vec<libc::iovec>,
+    segs: Segs,
+}
+
+impl Pieces {
+    fn new(segs: Segs) -> Pieces {
+        let mut iov: Vec<libc::iovec> = Vec::with_capacity(segs.len());
+        for (i, s) in segs.iter().enumerate() {
+            if i > 0
+                && segs[i - 1].touches(s)
+                && let Some(last) = iov.last_mut()
+            {
+                last.iov_len += s.len();
+            } else if !s.is_empty() {
+                iov.push(libc::iovec { iov_base: s.as_ptr().cast_mut().cast(), iov_len: s.len() });
+            }
+        }
+        Pieces { iov, segs }
+    }
+
+    /// Operations that write `segs`, each small enough.
+    fn split(mut segs: Segs) -> Vec<Pieces> {
+        let mut all = Vec::with_capacity(1);
+        loop {
+            let (mut n, mut count, mut bytes) = (0, 0, 0);
+            while n < segs.len() {
+                let merged = n > 0 && segs[n - 1].touches(&segs[n]);
+                if (count == PIECES_MAX && !merged) || (n > 0 && bytes + segs[n].len() > BYTES_MAX)
+                {
+                    break;
+                }
+                count += usize::from(!merged);
+                bytes += segs[n].len();
+                n += 1;
+            }
+            let rest = segs.split_off(n);
+            all.push(Pieces::new(segs));
+            if rest.is_empty() {
+                return all;
+            }
+            segs = rest;
+        }
+    }
+
+    fn len(&self) -> usize {
+        segs_len(&self.segs)
+    }
+
+    /// What is left after the first `done` bytes.
+    fn from(mut self, mut done: usize) -> Pieces {
+        let whole = self.segs.iter().take_while(|s| {
+            let fits = done >= s.len();
+            done -= if fits { s.len() } else { 0 };
+            fits
+        });
+        let whole = whole.count();
+        self.segs.drain(..whole);
+        if let Some(first) = self.segs.first_mut() {
+            *first = first.part(done, first.len() - done);
+        }
+        Pieces::new(self.segs)
+    }
+}
+
+/// A copy of all pieces in one, for memory that the device cannot reach.
+fn gather(segs: &[Slice]) -> Slice {
+    let mut all = Buf::new(segs_len(segs));
+    let mut at = 0;
+    for s in segs {
+        all[at..at + s.len()].copy_from_slice(s);
+        at += s.len();
+    }
+    all.freeze()
+}
+
+fn device_bytes(fd: RawFd) -> io::Result<u64> {
+    let mut bytes = 0u64;
+    // SAFETY: this ioctl writes 8 bytes to the address given.
+    if unsafe { libc::ioctl(fd, BLKGETSIZE64 as _, &raw mut bytes) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(bytes)
+}
+
+/// What addresses and lengths must be multiples of for direct I/O: what the kernel says, else the
+/// sector. A power of two of at most 4096.
+fn alignment(file: &File, device: bool) -> usize {
+    // SAFETY: plain numbers, for which zero is a value; statx writes one such structure.
+    let mut st: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: an open descriptor, an empty path, and room for the answer.
+    let rc = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            &raw mut st,
+        )
+    };
+    let told = st.stx_dio_mem_align.max(st.stx_dio_offset_align) as usize;
+    if rc == 0 && st.stx_mask & libc::STATX_DIOALIGN != 0 && told > 0 {
+        return told.next_power_of_two().min(4096);
+    }
+    let mut sector: libc::c_int = 512;
+    // SAFETY: this ioctl writes an int to the address given.
+    if device && unsafe { libc::ioctl(file.as_raw_fd(), BLKSSZGET as _, &raw mut sector) } != 0 {
+        sector = 512;
+    }
+    usize::try_from(sector).unwrap_or(512).next_power_of_two().clamp(512, 4096)
+}
