@@ -1,1 +1,6 @@
-//! Evenkeel.
+//! What shows that Evenkeel keeps its promises: a simulator that runs the core that ships, an
+//! oracle that knows only requests and answers, and the enumeration of crashes.
+
+pub mod oracle;
+pub mod rng;
+pub mod sim;

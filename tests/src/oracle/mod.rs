@@ -1,0 +1,198 @@
+//! The oracle: what an array may hold, known from requests, their acknowledgements, and contents
+//! read. It knows nothing of stripes, logs or members.
+//!
+//! The history of a life is a log of submissions and acknowledgements. After a crash the content
+//! is right if and only if there is a set S of the submitted requests and an order of S so that
+//! - S holds every request of the *floor* (what was promised to survive this kind of crash);
+//! - with B, S holds every A that was acknowledged before B was submitted, and A is before B (P2);
+//! - the requests of S, applied whole (P3) in that order to what the device held before, give
+//!   exactly the content that was read.
+//!
+//! That is decided exactly: the device is cut into *cells* (ranges that the same requests touch);
+//! a cell shows one request, or the old content; the smallest S with the floor and all shown ones
+//! is taken, since more requests only add constraints; and it is right if no order constraint goes
+//! in a circle. Where zeros may come from several discards, every choice is tried. Concurrent
+//! requests may have happened in any order: no false alarms.
+
+mod check;
+mod content;
+#[cfg(test)]
+mod tests;
+
+pub use check::Violation;
+pub use content::{decode, pattern};
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// What was promised to survive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Floor {
+    /// Every acknowledged request: durable mode, and the death of the process in any mode.
+    Acknowledged,
+    /// What was acknowledged before a completed FLUSH was submitted, and FUA: cached mode.
+    Flushed,
+}
+
+/// What a request does to the content.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Effect {
+    Write(Rc<[u8]>),
+    Zero,
+    Flush,
+}
+
+/// Number of a request in its life's history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RequestId(usize);
+
+#[derive(Clone, Debug)]
+struct Request {
+    /// Number over all lives: what its content says.
+    number: u64,
+    effect: Effect,
+    at: u64,
+    len: u64,
+    fua: bool,
+    submitted: usize,
+    acknowledged: Option<usize>,
+    failed: bool,
+}
+
+impl Request {
+    fn covers(&self, at: u64) -> bool {
+        self.effect != Effect::Flush && self.at <= at && at < self.at + self.len
+    }
+}
+
+#[derive(Default)]
+struct Log {
+    requests: Vec<Request>,
+    length: usize,
+    next_number: u64,
+}
+
+/// The history of one life of an array. Clones share it.
+#[derive(Clone)]
+pub struct Oracle {
+    base: Rc<Vec<u8>>,
+    log: Rc<RefCell<Log>>,
+    mark: Rc<Cell<usize>>,
+}
+
+/// The moment when a read was submitted.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadStart(usize);
+
+impl Oracle {
+    /// A device of `size` zeros. The length of the history is kept in `mark`.
+    #[must_use]
+    pub fn new(size: u64, mark: Rc<Cell<usize>>) -> Oracle {
+        Oracle::with_base(Rc::new(vec![0; size as usize]), 1, mark)
+    }
+
+    fn with_base(base: Rc<Vec<u8>>, next_number: u64, mark: Rc<Cell<usize>>) -> Oracle {
+        mark.set(0);
+        let log = Log {
+            next_number,
+            ..Log::default()
+        };
+        Oracle {
+            base,
+            log: Rc::new(RefCell::new(log)),
+            mark,
+        }
+    }
+
+    /// The history of the next life of a device that holds `content` for good.
+    #[must_use]
+    pub fn next_life(&self, content: Rc<Vec<u8>>, mark: Rc<Cell<usize>>) -> Oracle {
+        Oracle::with_base(content, self.log.borrow().next_number, mark)
+    }
+
+    /// Bytes of the device.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.base.len() as u64
+    }
+
+    fn submit(&self, effect: Effect, at: u64, len: u64, fua: bool) -> RequestId {
+        let mut log = self.log.borrow_mut();
+        let submitted = log.length;
+        let number = log.next_number;
+        log.next_number += 1;
+        log.requests.push(Request {
+            number,
+            effect,
+            at,
+            len,
+            fua,
+            submitted,
+            acknowledged: None,
+            failed: false,
+        });
+        log.length += 1;
+        self.mark.set(log.length);
+        RequestId(log.requests.len() - 1)
+    }
+
+    /// A write is submitted now: gives its content, which no other write has.
+    #[must_use]
+    pub fn write(&self, at: u64, len: u64, fua: bool) -> (RequestId, Rc<[u8]>) {
+        let number = self.log.borrow().next_number;
+        let data: Rc<[u8]> = pattern(number, at, len as usize).into();
+        (
+            self.submit(Effect::Write(Rc::clone(&data)), at, len, fua),
+            data,
+        )
+    }
+
+    /// A discard (or a write of zeros) is submitted now.
+    #[must_use]
+    pub fn discard(&self, at: u64, len: u64, fua: bool) -> RequestId {
+        self.submit(Effect::Zero, at, len, fua)
+    }
+
+    /// A FLUSH is submitted now.
+    #[must_use]
+    pub fn flush(&self) -> RequestId {
+        self.submit(Effect::Flush, 0, 0, false)
+    }
+
+    /// A request was answered. One that failed may have happened or not.
+    pub fn answered(&self, id: RequestId, ok: bool) {
+        let mut log = self.log.borrow_mut();
+        let now = log.length;
+        log.length += 1;
+        self.mark.set(log.length);
+        let request = &mut log.requests[id.0];
+        if ok {
+            request.acknowledged = Some(now);
+        } else {
+            request.failed = true;
+        }
+    }
+
+    /// A read is submitted now.
+    #[must_use]
+    pub fn read(&self) -> ReadStart {
+        ReadStart(self.log.borrow().length)
+    }
+
+    /// Events of the history so far; see [`Oracle::check_crash`].
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.log.borrow().length
+    }
+
+    /// Requests that failed, in words.
+    #[must_use]
+    pub fn failures(&self) -> Vec<String> {
+        let log = self.log.borrow();
+        log.requests
+            .iter()
+            .filter(|r| r.failed)
+            .map(|r| format!("{} failed", r.name()))
+            .collect()
+    }
+}

@@ -1,0 +1,568 @@
+//! The simulated world: a seeded executor, a clock that moves with the work, random numbers,
+//! ring memory, and a count of everything that happens.
+//!
+//! An *event* is the issue of a disk operation, its completion, a store to ring memory, and the
+//! making or removing of a ring. Events are numbered from 1. A crash at event e means: events
+//! 1 to e-1 happened, e and all later ones did not; the tasks are dropped where they stand.
+//! While recording, the world keeps what would survive a crash at each event (pages are shared, so
+//! this costs little): one run gives all its crash states.
+//!
+//! Everything follows from the seed: which ready task runs next, how long an operation takes, how
+//! much time a step takes, which random numbers are given.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use evenkeel_journal::{RunIdentity, World};
+
+use super::disk::{Counters, DiskState, Fault, Op, SimDisk};
+use super::image::Image;
+use super::ring::{RingState, SimRing, Store};
+use super::{Snapshot, Stop, Survivors};
+use crate::rng::{Rng, hash, mix};
+
+struct TaskWaker {
+    id: usize,
+    queued: AtomicBool,
+    ready: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::Relaxed) {
+            self.ready
+                .lock()
+                .expect("nobody panics with it")
+                .push(self.id);
+        }
+    }
+}
+
+struct Task {
+    name: &'static str,
+    future: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    wake: Arc<TaskWaker>,
+    polls: u64,
+}
+
+enum Due {
+    Timer(Rc<TimerSlot>),
+    Op(Op),
+}
+
+#[derive(Default)]
+struct TimerSlot {
+    over: Cell<bool>,
+    waker: Cell<Option<Waker>>,
+}
+
+/// The inside of a world; disks, rings and timers refer to it.
+pub(super) struct Sim {
+    schedule: RefCell<Rng>,
+    chance: RefCell<Rng>,
+    now: Cell<u64>,
+    events: Cell<u64>,
+    crash_at: Cell<u64>,
+    dead: Cell<bool>,
+    violation: RefCell<Option<String>>,
+    tasks: RefCell<Vec<Task>>,
+    ready: Arc<Mutex<Vec<usize>>>,
+    due: RefCell<BTreeMap<(u64, u64), Due>>,
+    due_number: Cell<u64>,
+    hung: RefCell<Vec<Op>>,
+    disks: Vec<RefCell<DiskState>>,
+    rings: RefCell<BTreeMap<u128, Rc<RingState>>>,
+    boot: u64,
+    cut: RefCell<Option<Store>>,
+    record: RefCell<Option<Vec<Snapshot>>>,
+    mark: Rc<Cell<usize>>,
+}
+
+const START: u64 = 1_000_000_000;
+
+impl Sim {
+    pub(super) fn rng(&self) -> RefMut<'_, Rng> {
+        self.schedule.borrow_mut()
+    }
+
+    pub(super) fn disk(&self, index: usize) -> RefMut<'_, DiskState> {
+        self.disks[index].borrow_mut()
+    }
+
+    pub(super) fn violation(&self, text: String) {
+        self.violation.borrow_mut().get_or_insert(text);
+    }
+
+    /// Counts an event; whether it has an effect.
+    pub(super) fn event(&self) -> bool {
+        self.event_with(|| None)
+    }
+
+    /// Counts a store to ring memory, which may be cut in the middle.
+    pub(super) fn ring_event(&self, store: impl FnOnce() -> Store) -> bool {
+        self.event_with(|| Some(store()))
+    }
+
+    fn event_with(&self, store: impl FnOnce() -> Option<Store>) -> bool {
+        if self.dead.get() {
+            return false;
+        }
+        let number = self.events.get() + 1;
+        self.events.set(number);
+        let last = number >= self.crash_at.get();
+        if last {
+            *self.cut.borrow_mut() = store();
+            self.dead.set(true);
+        } else if self.record.borrow().is_some() {
+            let shot = self.snapshot(number, store());
+            self.record
+                .borrow_mut()
+                .as_mut()
+                .expect("it records")
+                .push(shot);
+        }
+        !last
+    }
+
+    fn snapshot(&self, event: u64, cut: Option<Store>) -> Snapshot {
+        let rings = self
+            .rings
+            .borrow()
+            .iter()
+            .map(|(id, r)| (*id, r.image()))
+            .collect();
+        Snapshot {
+            event,
+            mark: self.mark.get(),
+            disks: self.disks.iter().map(|d| d.borrow_mut().image()).collect(),
+            rings,
+            boot: self.boot,
+            cut,
+        }
+    }
+
+    fn at(&self, when: u64, what: Due) -> (u64, u64) {
+        let number = self.due_number.get();
+        self.due_number.set(number + 1);
+        self.due.borrow_mut().insert((when, number), what);
+        (when, number)
+    }
+
+    /// Puts an operation on its way.
+    pub(super) fn issue(&self, op: Op, disk: usize) {
+        if self.disk(disk).fault() == Some(Fault::Hang) {
+            self.hung.borrow_mut().push(op);
+            return;
+        }
+        let micros = {
+            let mut rng = self.rng();
+            match rng.below(128) {
+                0 => 5000 + rng.below(15_000),
+                1..8 => 300 + rng.below(2700),
+                _ => 20 + rng.below(180),
+            }
+        };
+        self.at(self.now.get() + micros * 1000, Due::Op(op));
+    }
+
+    fn spawn(&self, name: &'static str, future: Pin<Box<dyn Future<Output = ()>>>) {
+        let id = self.tasks.borrow().len();
+        let ready = Arc::clone(&self.ready);
+        let wake = Arc::new(TaskWaker {
+            id,
+            queued: AtomicBool::new(false),
+            ready,
+        });
+        self.tasks.borrow_mut().push(Task {
+            name,
+            future: Some(future),
+            wake: Arc::clone(&wake),
+            polls: 0,
+        });
+        wake.wake();
+    }
+
+    /// Runs one task that is ready, if there is one.
+    fn step(&self) -> bool {
+        let id = {
+            let mut ready = self.ready.lock().expect("nobody panics with it");
+            if ready.is_empty() {
+                return false;
+            }
+            let i = self.rng().index(ready.len());
+            ready.swap_remove(i)
+        };
+        let (future, wake) = {
+            let task = &mut self.tasks.borrow_mut()[id];
+            task.polls += 1;
+            (task.future.take(), Arc::clone(&task.wake))
+        };
+        wake.queued.store(false, Ordering::Relaxed);
+        self.now
+            .set(self.now.get() + 1000 * (1 + self.rng().below(6)));
+        if let Some(mut future) = future {
+            let waker = Waker::from(wake);
+            if future
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+                && let Some(task) = self.tasks.borrow_mut().get_mut(id)
+            {
+                task.future = Some(future);
+            }
+        }
+        true
+    }
+
+    /// Ends what is due; without `idle` only what is due by now.
+    fn fire(&self, idle: bool) -> bool {
+        let first = {
+            let mut due = self.due.borrow_mut();
+            match due.first_entry() {
+                Some(e) if idle || e.key().0 <= self.now.get() => Some(e.remove_entry()),
+                _ => None,
+            }
+        };
+        let Some(((when, _), what)) = first else {
+            return false;
+        };
+        self.now.set(self.now.get().max(when));
+        match what {
+            Due::Timer(slot) => {
+                slot.over.set(true);
+                if let Some(w) = slot.waker.take() {
+                    w.wake();
+                }
+            }
+            Due::Op(op) => {
+                if self.event() {
+                    op.complete(self);
+                }
+            }
+        }
+        true
+    }
+
+    fn report(&self) -> String {
+        let tasks = self.tasks.borrow();
+        let alive: Vec<String> = tasks
+            .iter()
+            .enumerate()
+            .filter(|(_, t)| t.future.is_some())
+            .map(|(i, t)| format!("{}#{i} ({} polls)", t.name, t.polls))
+            .collect();
+        let hung = self.hung.borrow().len();
+        format!(
+            "tasks that wait: {}; {hung} operations hang",
+            alive.join(", ")
+        )
+    }
+
+    /// Drops everything that is under way, unrun.
+    fn end(&self) {
+        self.dead.set(true);
+        loop {
+            let tasks = self.tasks.take();
+            let due = self.due.take();
+            let hung = self.hung.take();
+            if tasks.is_empty() && due.is_empty() && hung.is_empty() {
+                break;
+            }
+            drop((tasks, due, hung));
+        }
+        self.rings.take();
+    }
+}
+
+/// Holds a world and ends it when dropped: the tasks are dropped without running again.
+pub struct Simulation {
+    world: SimWorld,
+}
+
+/// A world for the core to run in. Clones are the same world.
+#[derive(Clone)]
+pub struct SimWorld(Rc<Sim>);
+
+impl Simulation {
+    /// A world with what survived the last one.
+    #[must_use]
+    pub fn new(seed: u64, from: &Survivors) -> Simulation {
+        let rings = from
+            .rings
+            .iter()
+            .map(|(id, image)| (*id, Rc::new(RingState::new(*id, image.clone()))))
+            .collect();
+        Simulation {
+            world: SimWorld(Rc::new(Sim {
+                schedule: RefCell::new(Rng::new(hash(&[seed, 1]))),
+                chance: RefCell::new(Rng::new(hash(&[seed, 2, from.boot]))),
+                now: Cell::new(START),
+                events: Cell::new(0),
+                crash_at: Cell::new(u64::MAX),
+                dead: Cell::new(false),
+                violation: RefCell::new(None),
+                tasks: RefCell::new(Vec::new()),
+                ready: Arc::new(Mutex::new(Vec::new())),
+                due: RefCell::new(BTreeMap::new()),
+                due_number: Cell::new(0),
+                hung: RefCell::new(Vec::new()),
+                disks: from
+                    .disks
+                    .iter()
+                    .map(|d| RefCell::new(DiskState::new(d)))
+                    .collect(),
+                rings: RefCell::new(rings),
+                boot: from.boot,
+                cut: RefCell::new(None),
+                record: RefCell::new(None),
+                mark: Rc::new(Cell::new(0)),
+            })),
+        }
+    }
+
+    /// The world, for the core.
+    #[must_use]
+    pub fn world(&self) -> SimWorld {
+        self.world.clone()
+    }
+
+    /// The disks, in the order of the survivors.
+    #[must_use]
+    pub fn disks(&self) -> Vec<SimDisk> {
+        (0..self.sim().disks.len())
+            .map(|i| SimDisk::new(Rc::clone(&self.world.0), i))
+            .collect()
+    }
+
+    fn sim(&self) -> &Sim {
+        &self.world.0
+    }
+
+    /// The event at which the world ends.
+    pub fn crash_at(&self, event: u64) {
+        self.sim().crash_at.set(event);
+    }
+
+    /// From now on, keeps what would survive a crash at each event.
+    pub fn record(&self) {
+        *self.sim().record.borrow_mut() = Some(Vec::new());
+    }
+
+    /// What would survive a crash at each event since [`Simulation::record`], and after the last.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<Snapshot> {
+        let mut shots = self.sim().record.borrow_mut().take().unwrap_or_default();
+        shots.push(self.sim().snapshot(self.events() + 1, None));
+        shots
+    }
+
+    /// A number that snapshots carry: the length of the history so far, say.
+    #[must_use]
+    pub fn mark(&self) -> Rc<Cell<usize>> {
+        Rc::clone(&self.sim().mark)
+    }
+
+    /// Events so far.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.sim().events.get()
+    }
+
+    /// What is there now, or was there when the world ended.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let cut = self.sim().cut.borrow().clone();
+        self.sim().snapshot(self.events(), cut)
+    }
+
+    /// Bytes and operations of each disk.
+    #[must_use]
+    pub fn counters(&self) -> Vec<Counters> {
+        self.sim()
+            .disks
+            .iter()
+            .map(|d| d.borrow().counters())
+            .collect()
+    }
+
+    /// Runs `main` to its end, and all other tasks beside it.
+    ///
+    /// # Errors
+    /// The crash that was asked for; a violation that the world itself saw; a deadlock (nothing
+    /// can ever happen again and `main` has not ended); `limit` of simulated time passed.
+    pub fn run<T: 'static>(
+        &self,
+        limit: Duration,
+        main: impl Future<Output = T> + 'static,
+    ) -> Result<T, Stop> {
+        let sim = self.sim();
+        let out = Rc::new(RefCell::new(None));
+        let result = Rc::clone(&out);
+        sim.spawn(
+            "main",
+            Box::pin(async move { *result.borrow_mut() = Some(main.await) }),
+        );
+        let deadline = sim.now.get().saturating_add(limit.as_nanos() as u64);
+        loop {
+            if let Some(text) = sim.violation.borrow_mut().take() {
+                return Err(Stop::Violation(text));
+            }
+            if sim.dead.get() {
+                return Err(Stop::Crash);
+            }
+            if let Some(value) = out.borrow_mut().take() {
+                return Ok(value);
+            }
+            if sim.now.get() > deadline {
+                return Err(Stop::Late(sim.report()));
+            }
+            if !sim.fire(false) && !sim.step() && !sim.fire(true) {
+                return Err(Stop::Deadlock(sim.report()));
+            }
+        }
+    }
+}
+
+impl Drop for Simulation {
+    fn drop(&mut self) {
+        self.sim().end();
+    }
+}
+
+impl SimWorld {
+    /// Breaks (or mends) a disk from now on.
+    pub fn set_fault(&self, disk: usize, fault: Option<Fault>) {
+        for d in self
+            .0
+            .disks
+            .iter()
+            .filter(|d| d.borrow().image_id() == disk)
+        {
+            d.borrow_mut().set_fault(fault);
+        }
+    }
+
+    /// The next read of a disk fails, once.
+    pub fn add_bad_read(&self, disk: usize) {
+        for d in self
+            .0
+            .disks
+            .iter()
+            .filter(|d| d.borrow().image_id() == disk)
+        {
+            d.borrow_mut().add_bad_read();
+        }
+    }
+
+    /// Events so far.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.0.events.get()
+    }
+
+    /// A random number of the seeded schedule.
+    #[must_use]
+    pub fn below(&self, n: u64) -> u64 {
+        self.0.rng().below(n)
+    }
+}
+
+struct Sleep {
+    sim: Rc<Sim>,
+    slot: Rc<TimerSlot>,
+    key: (u64, u64),
+}
+
+impl Future for Sleep {
+    type Output = ();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.slot.over.get() {
+            return Poll::Ready(());
+        }
+        self.slot.waker.set(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if !self.slot.over.get() {
+            self.sim.due.borrow_mut().remove(&self.key);
+        }
+    }
+}
+
+impl World for SimWorld {
+    type Disk = SimDisk;
+    type Ring = SimRing;
+
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.0.now.get())
+    }
+
+    fn wall_clock(&self) -> u64 {
+        1_700_000_000 + self.0.now.get() / 1_000_000_000
+    }
+
+    fn sleep(&self, d: Duration) -> impl Future<Output = ()> + 'static {
+        let slot = Rc::new(TimerSlot::default());
+        let when = self.0.now.get().saturating_add(d.as_nanos() as u64);
+        let key = self.0.at(when, Due::Timer(Rc::clone(&slot)));
+        Sleep {
+            sim: Rc::clone(&self.0),
+            slot,
+            key,
+        }
+    }
+
+    fn random(&self) -> u64 {
+        self.0.chance.borrow_mut().next()
+    }
+
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        self.0.spawn(name, Box::pin(task));
+    }
+
+    fn identity(&self) -> RunIdentity {
+        let boot = u128::from(mix(self.0.boot + 77)) << 64 | u128::from(self.0.boot);
+        RunIdentity {
+            boot,
+            run_dir: 0x5eed_0000_0000_0000_0000_0000_0000_0001,
+        }
+    }
+
+    fn open_ring(&self, id: u128) -> io::Result<Option<SimRing>> {
+        let found = self.0.rings.borrow().get(&id).cloned();
+        Ok(found.map(|state| SimRing::new(Rc::clone(&self.0), state)))
+    }
+
+    fn create_ring(&self, id: u128, bytes: usize) -> io::Result<SimRing> {
+        let exists = self.0.rings.borrow().contains_key(&id);
+        if exists {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let state = Rc::new(RingState::new(id, Image::zeros(bytes as u64)));
+        if self.0.event() {
+            self.0.rings.borrow_mut().insert(id, Rc::clone(&state));
+        }
+        Ok(SimRing::new(Rc::clone(&self.0), state))
+    }
+
+    fn remove_ring(&self, id: u128) -> io::Result<()> {
+        if self.0.event() {
+            self.0.rings.borrow_mut().remove(&id);
+        }
+        Ok(())
+    }
+}
