@@ -12,8 +12,15 @@
 //!
 //! The bytes are specified in `docs/format.md`; a test pins the constants to it.
 
+pub mod bytes;
+pub mod commit;
 pub mod disk;
+pub mod log;
 pub mod mem;
+pub mod record;
+pub mod replay;
+pub mod ring;
+pub mod sabotage;
 pub mod sync;
 pub mod units;
 pub mod uring;

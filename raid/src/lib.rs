@@ -2,14 +2,19 @@
 //! still whole when some are lost. No system call is made here; see the seams in the journal.
 //!
 //! - [`codec`] the erasure codes: pure arithmetic;
+//! - [`geometry`] where everything lies; [`superblock`] what a member says of itself; [`epoch`] which
+//!   membership is in force;
 //! - [`array`] requests, cache, destage, start and stop;
 //! - [`options`], [`status`], [`error`] what goes in and what comes out.
 
 pub mod array;
 pub mod codec;
+pub mod epoch;
 pub mod error;
+pub mod geometry;
 pub mod options;
 pub mod status;
+pub mod superblock;
 
 pub use array::{Array, Created, MAX_REQUEST, create};
 pub use error::{ArrayError, ErrorKind, RequestError};

@@ -1,0 +1,1061 @@
+//! ③ The disk log: one sequence of records, gathered into commits, written over the members.
+//!
+//! - [`Journal::reserve`] takes room for a request in one step: places, ring bytes, log rows.
+//! - [`Journal::append`] gives the records their LSNs and puts them into the ring.
+//! - [`Journal::run_writer`] is the one task that writes commits, a step at a time.
+//! - [`Journal::durable`] waits until a record is stable.
+//! - [`Journal::hold`] and [`Journal::release`] say which records the tail may not pass (I2).
+//!
+//! The order of a commit is readable in [`Journal::run_writer`]: gather, flush the members if a
+//! Place is in it, write the columns, move the ring's tail, flush if somebody waits, tell them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::commit::{
+    ColumnHeader, FLAG_INLINE, INLINE_MAX, MAX_PAYLOAD, column_crc, meta_blocks, rows_at_most,
+    shape,
+};
+use crate::mem::{Buf, Segs, Slice};
+use crate::record::Record;
+use crate::ring::{Place, Ring, record_bytes};
+use crate::sabotage::{Sabotage, broken};
+use crate::sync::{Lock, Signal, join_all};
+use crate::units::{BLOCK, CommitNumber, Lsn, MemberIndex};
+use crate::world::World;
+
+/// Rows that only commits without records may take: they are what moves the tail on when the log
+/// is full, so they must always fit. Each such commit takes one row and is written only if it
+/// gives back at least two.
+pub const SPARE_ROWS: u64 = 8;
+/// After this time of idleness an empty commit makes the last one known as durable.
+pub const IDLE: Duration = Duration::from_millis(100);
+
+/// The array can no longer take writes: more members are gone than it tolerates.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Halted;
+
+/// The members, as the log sees them. Implemented by the array.
+pub trait LogDevices: Clone + 'static {
+    /// The active members, ascending.
+    fn live(&self) -> Vec<MemberIndex>;
+    /// Number of the epoch in force.
+    fn epoch(&self) -> u64;
+    /// Writes to a member. `Ok(false)`: the member is gone, and its failure is durable (I3).
+    fn write(
+        &self,
+        member: MemberIndex,
+        at: u64,
+        segs: Segs,
+    ) -> impl Future<Output = Result<bool, Halted>> + 'static;
+    /// Makes all completed writes to all active members stable (I5).
+    fn flush(&self) -> impl Future<Output = Result<(), Halted>> + 'static;
+    /// Parity blocks of some data blocks, by the array's code (shortened where fewer).
+    fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]);
+}
+
+/// Where the log lies and what its commits look like.
+#[derive(Clone, Copy, Debug)]
+pub struct LogGeometry {
+    /// UUID of the array.
+    pub array: u128,
+    /// Byte at which the log area of every member begins.
+    pub offset: u64,
+    /// Rows (blocks on every member) of the log area.
+    pub rows: u64,
+    /// k: data columns at most.
+    pub data: usize,
+    /// m: parity columns when no member is gone.
+    pub parity: usize,
+    /// n.
+    pub members: usize,
+    /// Rows that the Place of one stripe takes at most.
+    pub place_rows: u64,
+}
+
+/// Where the log goes on: found by replay, or fresh.
+#[derive(Clone, Debug)]
+pub struct LogStart {
+    /// Identity of this run.
+    pub incarnation: u64,
+    /// First number that may be used.
+    pub number: CommitNumber,
+    /// The last commit kept.
+    pub prev: CommitNumber,
+    /// Its CRC.
+    pub prev_crc: u32,
+    /// First row that may be used.
+    pub row: u64,
+    /// First LSN that may be used for new records.
+    pub lsn: Lsn,
+    /// The commits kept: number, row, rows, newest LSN; oldest first.
+    pub kept: Vec<(CommitNumber, u64, u64, Lsn)>,
+    /// First LSN that the log still holds.
+    pub first_lsn: Lsn,
+}
+
+/// What a request needs before it may take locks.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Need {
+    /// Blocks of the cache.
+    pub places: usize,
+    /// Bytes of the ring's record area.
+    pub ring_bytes: usize,
+    /// Rows of the log.
+    pub rows: u64,
+}
+
+/// A record on its way in: its data blocks with their CRCs, and the places that hold them.
+pub struct Item {
+    /// What it says.
+    pub record: Record,
+    /// Its data blocks and their CRC32C.
+    pub data: Vec<(Slice, u32)>,
+    /// The places of the data; none for a Parity, whose data is not needed after a process died.
+    pub places: Vec<u32>,
+}
+
+impl Item {
+    /// A record without data.
+    #[must_use]
+    pub fn bare(record: Record) -> Item {
+        Item {
+            record,
+            data: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+}
+
+/// What becomes free when a record is durable.
+pub enum Release {
+    /// One hold on this record.
+    Hold(Lsn),
+    /// A place.
+    Place(Place),
+    /// Something of the array's.
+    Run(Box<dyn FnOnce()>),
+}
+
+struct Pending {
+    meta: Vec<u8>,
+    data: Vec<(Slice, u32)>,
+    lsn: Lsn,
+    ring_end: u64,
+    /// Rows that the request reserved, on its last record; 0 on the others.
+    rows: u64,
+    last_of_request: bool,
+    is_place: bool,
+}
+
+struct CommitInfo {
+    number: CommitNumber,
+    row_total: u64,
+    lsn_last: Lsn,
+    tail_total: u64,
+}
+
+struct State {
+    incarnation: u64,
+    next_lsn: Lsn,
+    appended: Lsn,
+    written: Lsn,
+    durable: Lsn,
+    next_number: CommitNumber,
+    last: CommitNumber,
+    last_crc: u32,
+    last_with_records: CommitNumber,
+    durable_number: CommitNumber,
+    known_durable: CommitNumber,
+    /// Rows are counted on without end; the place in the area is the rest by its size.
+    head_total: u64,
+    space_tail: u64,
+    reserved_rows: u64,
+    charged_rows: u64,
+    commits: VecDeque<CommitInfo>,
+    live: VecDeque<u32>,
+    live_base: Lsn,
+    pending: VecDeque<Pending>,
+    on_durable: VecDeque<(Lsn, Release)>,
+    want_durable: Lsn,
+    want_empty: bool,
+    room_waiters: usize,
+    reserved_places: usize,
+    reserved_ring: usize,
+    halted: bool,
+    stopped: bool,
+    activity: u64,
+}
+
+struct Inner<W: World, D: LogDevices> {
+    world: W,
+    devices: D,
+    geometry: LogGeometry,
+    ring: Ring<W::Ring>,
+    state: RefCell<State>,
+    work: Signal,
+    progress: Signal,
+    room: Signal,
+    pressure: Signal,
+    door: Lock,
+    idle: Signal,
+    writer_gone: Cell<bool>,
+}
+
+/// The journal of a running array. Clones share it.
+pub struct Journal<W: World, D: LogDevices>(Rc<Inner<W, D>>);
+
+impl<W: World, D: LogDevices> Clone for Journal<W, D> {
+    fn clone(&self) -> Self {
+        Journal(Rc::clone(&self.0))
+    }
+}
+
+/// Room that was reserved; what is not used goes back when it is dropped.
+pub struct Room<W: World, D: LogDevices> {
+    journal: Journal<W, D>,
+    left: Need,
+}
+
+impl<W: World, D: LogDevices> Room<W, D> {
+    /// What is left of it.
+    #[must_use]
+    pub fn left(&self) -> Need {
+        self.left
+    }
+}
+
+impl<W: World, D: LogDevices> Drop for Room<W, D> {
+    fn drop(&mut self) {
+        let mut s = self.journal.0.state.borrow_mut();
+        s.reserved_places -= self.left.places;
+        s.reserved_ring -= self.left.ring_bytes;
+        s.reserved_rows -= self.left.rows;
+        drop(s);
+        self.journal.0.room.notify();
+    }
+}
+
+impl<W: World, D: LogDevices> Journal<W, D> {
+    /// A journal that goes on from `start`, with an empty ring.
+    pub fn new(
+        world: &W,
+        devices: &D,
+        geometry: LogGeometry,
+        ring: Ring<W::Ring>,
+        start: &LogStart,
+    ) -> Journal<W, D> {
+        let rows = geometry.rows;
+        let head_total = start.row + 2 * rows;
+        let mut commits = VecDeque::new();
+        let mut oldest = head_total;
+        for (number, row, _, lsn_last) in &start.kept {
+            let back = (start.row + rows - row) % rows;
+            let row_total = head_total - if back == 0 { rows } else { back };
+            oldest = oldest.min(row_total);
+            commits.push_back(CommitInfo {
+                number: *number,
+                row_total,
+                lsn_last: *lsn_last,
+                tail_total: 0,
+            });
+        }
+        for c in &mut commits {
+            c.tail_total = oldest;
+        }
+        let last_lsn = Lsn(start.lsn.0 - 1);
+        let live = (start.first_lsn.0..start.lsn.0).map(|_| 0).collect();
+        let state = State {
+            incarnation: start.incarnation,
+            next_lsn: start.lsn,
+            appended: last_lsn,
+            written: last_lsn,
+            durable: last_lsn,
+            next_number: start.number,
+            last: start.prev,
+            last_crc: start.prev_crc,
+            last_with_records: start.prev,
+            durable_number: start.prev,
+            known_durable: start.prev,
+            head_total,
+            space_tail: oldest,
+            reserved_rows: 0,
+            charged_rows: 0,
+            commits,
+            live,
+            live_base: start.first_lsn,
+            pending: VecDeque::new(),
+            on_durable: VecDeque::new(),
+            want_durable: Lsn(0),
+            want_empty: false,
+            room_waiters: 0,
+            reserved_places: 0,
+            reserved_ring: 0,
+            halted: false,
+            stopped: false,
+            activity: 0,
+        };
+        Journal(Rc::new(Inner {
+            world: world.clone(),
+            devices: devices.clone(),
+            geometry,
+            ring,
+            state: RefCell::new(state),
+            work: Signal::new(),
+            progress: Signal::new(),
+            room: Signal::new(),
+            pressure: Signal::new(),
+            door: Lock::new(),
+            idle: Signal::new(),
+            writer_gone: Cell::new(false),
+        }))
+    }
+
+    // ---- what the array asks ----
+
+    /// The ring's memory and places.
+    #[must_use]
+    pub fn ring(&self) -> &Ring<W::Ring> {
+        &self.0.ring
+    }
+
+    /// Newest LSN given out.
+    #[must_use]
+    pub fn last_lsn(&self) -> Lsn {
+        self.0.state.borrow().appended
+    }
+
+    /// Whether writes can no longer be taken.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        self.0.state.borrow().halted
+    }
+
+    /// Identity of this run.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.0.state.borrow().incarnation
+    }
+
+    /// Rows between tail and head, and rows in all.
+    #[must_use]
+    pub fn used_rows(&self) -> (u64, u64) {
+        let s = self.0.state.borrow();
+        (s.head_total - s.space_tail, self.0.geometry.rows)
+    }
+
+    /// Blocks of the cache in use.
+    #[must_use]
+    pub fn used_places(&self) -> usize {
+        self.0.ring.places() - self.0.ring.free_places()
+    }
+
+    /// Whether somebody waits for room.
+    #[must_use]
+    pub fn room_is_wanted(&self) -> bool {
+        self.0.state.borrow().room_waiters > 0
+    }
+
+    /// Notified when room is wanted.
+    #[must_use]
+    pub fn pressure(&self) -> &Signal {
+        &self.0.pressure
+    }
+
+    /// First LSN that the tail has not passed.
+    #[must_use]
+    pub fn tail_lsn(&self) -> Lsn {
+        self.0.state.borrow().live_base
+    }
+
+    /// Newest LSN of the commits in the oldest `part` of the used rows: what must be released for
+    /// the tail to pass them.
+    #[must_use]
+    pub fn oldest(&self, rows: u64) -> Lsn {
+        let s = self.0.state.borrow();
+        let Some(first) = s.commits.front() else {
+            return Lsn(0);
+        };
+        let end = first.row_total + rows;
+        s.commits
+            .iter()
+            .take_while(|c| c.row_total <= end)
+            .last()
+            .map_or(Lsn(0), |c| c.lsn_last)
+    }
+
+    // ---- room ----
+
+    fn free_rows(&self, s: &State) -> u64 {
+        let taken = (s.head_total - s.space_tail) + s.reserved_rows + s.charged_rows + SPARE_ROWS;
+        self.0.geometry.rows.saturating_sub(taken)
+    }
+
+    fn fits(&self, s: &State, need: &Need) -> bool {
+        need.places + s.reserved_places <= self.0.ring.free_places()
+            && need.ring_bytes + s.reserved_ring <= self.0.ring.free_record_bytes()
+            && need.rows <= self.free_rows(s)
+    }
+
+    fn take(&self, s: &mut State, need: Need) -> Room<W, D> {
+        s.reserved_places += need.places;
+        s.reserved_ring += need.ring_bytes;
+        s.reserved_rows += need.rows;
+        Room {
+            journal: self.clone(),
+            left: need,
+        }
+    }
+
+    /// Waits until there is room for all of `need`, first come first served, and takes it in one
+    /// step.
+    pub async fn reserve(&self, need: Need) -> Result<Room<W, D>, Halted> {
+        let _turn = self.0.door.lock().await;
+        let mut waiting = false;
+        let result = loop {
+            {
+                let mut s = self.0.state.borrow_mut();
+                if s.halted || s.stopped {
+                    break Err(Halted);
+                }
+                if self.fits(&s, &need) {
+                    break Ok(self.take(&mut s, need));
+                }
+                if !waiting {
+                    waiting = true;
+                    s.room_waiters += 1;
+                }
+            }
+            let woken = self.0.room.wait();
+            self.0.work.notify();
+            self.0.pressure.notify();
+            woken.await;
+        };
+        if waiting {
+            self.0.state.borrow_mut().room_waiters -= 1;
+        }
+        result
+    }
+
+    /// Takes room if it is there now: for destage, which must not wait behind writers.
+    pub fn try_reserve(&self, need: Need) -> Option<Room<W, D>> {
+        let mut s = self.0.state.borrow_mut();
+        if s.halted || !self.fits(&s, &need) {
+            return None;
+        }
+        Some(self.take(&mut s, need))
+    }
+
+    /// Waits for ring bytes alone, before any writer: the writer task always empties the ring's
+    /// records, so this ends without anybody's help. The rows are those a stripe was charged for.
+    pub async fn reserve_for_place(&self, ring_bytes: usize) -> Result<Room<W, D>, Halted> {
+        let rows = self.0.geometry.place_rows;
+        loop {
+            {
+                let mut s = self.0.state.borrow_mut();
+                if s.halted {
+                    return Err(Halted);
+                }
+                if ring_bytes + s.reserved_ring <= self.0.ring.free_record_bytes() {
+                    assert!(s.charged_rows >= rows, "I2: every dirty stripe is charged");
+                    s.charged_rows -= rows;
+                    return Ok(self.take(
+                        &mut s,
+                        Need {
+                            places: 0,
+                            ring_bytes,
+                            rows,
+                        },
+                    ));
+                }
+            }
+            let woken = self.0.room.wait();
+            self.0.work.notify();
+            woken.await;
+        }
+    }
+
+    /// Charges a stripe that became dirty for its Place, out of a request's room.
+    pub fn charge(&self, room: &mut Room<W, D>) {
+        let rows = self.0.geometry.place_rows;
+        assert!(room.left.rows >= rows);
+        room.left.rows -= rows;
+        let mut s = self.0.state.borrow_mut();
+        s.reserved_rows -= rows;
+        s.charged_rows += rows;
+    }
+
+    /// Charges a stripe at start-up, when the log's content itself shows that it fits.
+    pub fn charge_at_start(&self) {
+        self.0.state.borrow_mut().charged_rows += self.0.geometry.place_rows;
+    }
+
+    /// Gives a stripe's charge back: it is clean.
+    pub fn uncharge(&self) {
+        let mut s = self.0.state.borrow_mut();
+        assert!(s.charged_rows >= self.0.geometry.place_rows);
+        s.charged_rows -= self.0.geometry.place_rows;
+        drop(s);
+        self.0.room.notify();
+    }
+
+    // ---- append ----
+
+    /// Appends the records of one request: LSNs in order, one move of the ring's head. Gives the
+    /// first LSN. All of it happens at once; nothing else runs in between.
+    pub fn append(&self, room: &mut Room<W, D>, items: Vec<Item>) -> Lsn {
+        let mut s = self.0.state.borrow_mut();
+        let first = s.next_lsn;
+        let mut encoded = Vec::with_capacity(items.len());
+        let (mut blocks, mut meta_bytes, mut ring_bytes, mut places) = (0, 0, 0, 0);
+        for (lsn, item) in (first.0..).zip(&items) {
+            let mut meta = Vec::with_capacity(item.record.encoded_len());
+            item.record.encode(Lsn(lsn), &mut meta);
+            assert_eq!(item.record.data_blocks(), item.data.len());
+            blocks += item.data.len();
+            meta_bytes += meta.len();
+            ring_bytes += record_bytes(meta.len(), item.places.len());
+            places += item.places.len();
+            encoded.push((meta, item.places.clone()));
+        }
+        let rows = rows_at_most(blocks, meta_bytes, self.0.geometry.data);
+        assert!(
+            room.left.rows >= rows,
+            "the request reserved its rows: {:?} {rows}",
+            room.left
+        );
+        assert!(room.left.ring_bytes >= ring_bytes && room.left.places >= places);
+        room.left.rows -= rows;
+        room.left.ring_bytes -= ring_bytes;
+        room.left.places -= places;
+        s.reserved_ring -= ring_bytes;
+        s.reserved_places -= places;
+        let ends = self.0.ring.append(&encoded);
+        let n = items.len();
+        for (i, ((item, (meta, _)), ring_end)) in
+            items.into_iter().zip(encoded).zip(ends).enumerate()
+        {
+            let last = i + 1 == n;
+            s.pending.push_back(Pending {
+                meta,
+                data: item.data,
+                lsn: Lsn(first.0 + i as u64),
+                ring_end,
+                rows: if last { rows } else { 0 },
+                last_of_request: last,
+                is_place: matches!(item.record, Record::Place { .. }),
+            });
+            s.live.push_back(0);
+        }
+        s.next_lsn = Lsn(first.0 + n as u64);
+        s.appended = Lsn(first.0 + n as u64 - 1);
+        s.activity += 1;
+        drop(s);
+        self.0.work.notify();
+        first
+    }
+
+    /// Takes over a record of an earlier ring with the LSN it had. Its rows come out of the log's
+    /// free space: they were reserved when it was first appended.
+    pub fn adopt(&self, lsn: Lsn, record: &Record, data: Vec<(Slice, u32)>, last: bool) {
+        let mut s = self.0.state.borrow_mut();
+        assert!(lsn >= s.next_lsn);
+        while s.next_lsn < lsn {
+            s.live.push_back(0);
+            s.next_lsn = s.next_lsn.next();
+        }
+        let mut meta = Vec::new();
+        record.encode(lsn, &mut meta);
+        let rows = rows_at_most(data.len(), meta.len(), self.0.geometry.data);
+        s.reserved_rows += rows;
+        s.pending.push_back(Pending {
+            meta,
+            data,
+            lsn,
+            ring_end: 0,
+            rows,
+            last_of_request: last,
+            is_place: false,
+        });
+        s.live.push_back(0);
+        s.next_lsn = lsn.next();
+        s.appended = lsn;
+        drop(s);
+        self.0.work.notify();
+    }
+
+    /// Leaves out the LSNs before `lsn`: records with them were dropped.
+    pub fn skip_to(&self, lsn: Lsn) {
+        let mut s = self.0.state.borrow_mut();
+        while s.next_lsn < lsn {
+            s.live.push_back(0);
+            s.next_lsn = s.next_lsn.next();
+        }
+    }
+
+    // ---- holds and the tail ----
+
+    /// The tail does not pass this record until it is released as often as it was held.
+    pub fn hold(&self, lsn: Lsn) {
+        let mut s = self.0.state.borrow_mut();
+        assert!(
+            lsn >= s.live_base,
+            "I2: the tail passed record {lsn} that is still needed"
+        );
+        let i = (lsn.0 - s.live_base.0) as usize;
+        s.live[i] += 1;
+    }
+
+    /// Ends one hold.
+    pub fn release(&self, lsn: Lsn) {
+        {
+            let mut s = self.0.state.borrow_mut();
+            assert!(lsn >= s.live_base, "I2: record {lsn} was released before");
+            let i = (lsn.0 - s.live_base.0) as usize;
+            assert!(s.live[i] > 0, "I2: record {lsn} was not held");
+            s.live[i] -= 1;
+            Self::advance_tail(&mut s);
+        }
+        if self.room_is_wanted() {
+            self.0.work.notify();
+        }
+    }
+
+    /// Has something done when record `lsn` is durable: now, if it is.
+    pub fn when_durable(&self, lsn: Lsn, release: Release) {
+        if self.0.state.borrow().durable >= lsn {
+            return self.let_go(release);
+        }
+        let mut s = self.0.state.borrow_mut();
+        assert!(s.on_durable.back().is_none_or(|(l, _)| *l <= lsn));
+        s.on_durable.push_back((lsn, release));
+    }
+
+    fn let_go(&self, release: Release) {
+        match release {
+            Release::Hold(lsn) => self.release(lsn),
+            Release::Place(place) => drop(place),
+            Release::Run(f) => f(),
+        }
+    }
+
+    fn advance_tail(s: &mut State) {
+        while s.live_base <= s.durable && s.live.front() == Some(&0) {
+            s.live.pop_front();
+            s.live_base = s.live_base.next();
+        }
+        while s
+            .commits
+            .front()
+            .is_some_and(|c| c.number <= s.durable_number && c.lsn_last < s.live_base)
+        {
+            s.commits.pop_front();
+        }
+    }
+
+    // ---- waiting ----
+
+    /// Waits until everything up to `lsn` is stable.
+    pub async fn durable(&self, lsn: Lsn) -> Result<(), Halted> {
+        loop {
+            {
+                let mut s = self.0.state.borrow_mut();
+                if s.durable >= lsn {
+                    return Ok(());
+                }
+                if s.halted || self.0.writer_gone.get() {
+                    return Err(Halted);
+                }
+                s.want_durable = s.want_durable.max(lsn);
+            }
+            let moved = self.0.progress.wait();
+            self.0.work.notify();
+            moved.await;
+        }
+    }
+
+    /// Empties the log: writes a commit whose tail is itself, and makes it durable. Everything
+    /// must be released before.
+    pub async fn close(&self) -> Result<(), Halted> {
+        let before = self.0.state.borrow().next_number;
+        self.0.state.borrow_mut().want_empty = true;
+        loop {
+            {
+                let mut s = self.0.state.borrow_mut();
+                if s.halted {
+                    return Err(Halted);
+                }
+                if s.last >= before && s.durable_number >= before {
+                    s.stopped = true;
+                    break;
+                }
+            }
+            let moved = self.0.progress.wait();
+            self.0.work.notify();
+            moved.await;
+        }
+        self.0.work.notify();
+        Ok(())
+    }
+
+    /// Ends the writer and everybody who waits, without writing anything more.
+    pub fn halt(&self) {
+        self.0.state.borrow_mut().halted = true;
+        self.0.work.notify();
+        self.0.room.notify();
+        self.0.progress.notify();
+        self.0.pressure.notify();
+        self.0.idle.notify();
+    }
+
+    // ---- the writer ----
+
+    /// Starts the tasks that write commits.
+    pub fn spawn(&self) {
+        let writer = self.clone();
+        self.0.world.spawn("log writer", async move {
+            if writer.run_writer().await == Err(Halted) {
+                writer.halt();
+            }
+            writer.0.writer_gone.set(true);
+            writer.0.progress.notify();
+            writer.0.room.notify();
+            writer.0.idle.notify();
+        });
+        let idler = self.clone();
+        self.0
+            .world
+            .spawn("log idler", async move { idler.run_idler().await });
+    }
+
+    /// Writes commits until the journal is closed. A commit is begun whenever none is in flight
+    /// and something waits.
+    async fn run_writer(&self) -> Result<(), Halted> {
+        loop {
+            let step = self.next_step();
+            match step {
+                Step::Wait => self.0.work.wait().await,
+                Step::Stop => return Ok(()),
+                Step::Flush => self.flush_all().await?,
+                Step::Commit => {
+                    let batch = self.gather();
+                    if batch.iter().any(|p| p.is_place) && !broken(Sabotage::PlaceBeforeFlush) {
+                        // The chunks that a Place names are stable before it is written.
+                        self.flush_all().await?;
+                    }
+                    self.write_commit(batch).await?;
+                }
+            }
+        }
+    }
+
+    fn next_step(&self) -> Step {
+        let s = self.0.state.borrow();
+        if s.halted || (s.stopped && s.pending.is_empty()) {
+            return Step::Stop;
+        }
+        let unflushed = s.last > s.durable_number;
+        let waited_for = s.want_durable > s.durable || s.room_waiters > 0 || s.want_empty;
+        // Somebody waits for what is already written, or nothing more can be gathered for them.
+        if unflushed && waited_for && (s.want_durable <= s.written || s.pending.is_empty()) {
+            return Step::Flush;
+        }
+        if !s.pending.is_empty() || s.want_empty {
+            return Step::Commit;
+        }
+        // A commit without records that moves the tail and gives back more than it takes.
+        let tail = s.commits.front().map_or(s.head_total, |c| c.row_total);
+        if s.room_waiters > 0 && !unflushed && tail >= s.space_tail + 2 {
+            return Step::Commit;
+        }
+        Step::Wait
+    }
+
+    /// Takes whole requests off the queue, as many as fit one commit.
+    fn gather(&self) -> Vec<Pending> {
+        let mut s = self.0.state.borrow_mut();
+        s.want_empty = false;
+        let (mut blocks, mut meta, mut taken) = (0, 0, 0);
+        for (i, p) in s.pending.iter().enumerate() {
+            blocks += p.data.len();
+            meta += p.meta.len();
+            if taken > 0 && blocks + meta.div_ceil(BLOCK) > MAX_PAYLOAD {
+                break;
+            }
+            if p.last_of_request {
+                taken = i + 1;
+            }
+        }
+        s.pending.drain(..taken).collect()
+    }
+
+    async fn flush_all(&self) -> Result<(), Halted> {
+        let (number, lsn) = {
+            let s = self.0.state.borrow();
+            (s.last, s.written)
+        };
+        if !broken(Sabotage::FlushSkipped) {
+            self.0.devices.flush().await?;
+        }
+        self.now_durable(number, lsn);
+        Ok(())
+    }
+
+    fn now_durable(&self, number: CommitNumber, lsn: Lsn) {
+        let mut released = Vec::new();
+        {
+            let mut s = self.0.state.borrow_mut();
+            s.durable_number = s.durable_number.max(number);
+            s.durable = s.durable.max(lsn);
+            while s.on_durable.front().is_some_and(|(l, _)| *l <= s.durable) {
+                released.extend(s.on_durable.pop_front());
+            }
+        }
+        released.into_iter().for_each(|(_, r)| self.let_go(r));
+        {
+            let mut s = self.0.state.borrow_mut();
+            // Space is free again once a commit with a tail beyond it is durable.
+            let durable = s.durable_number;
+            let announced = s
+                .commits
+                .iter()
+                .take_while(|c| c.number <= durable)
+                .map(|c| c.tail_total);
+            if let Some(tail) = announced.max() {
+                s.space_tail = s.space_tail.max(tail);
+            }
+            Self::advance_tail(&mut s);
+        }
+        self.0.progress.notify();
+        self.0.room.notify();
+        self.0.idle.notify();
+    }
+
+    async fn write_commit(&self, batch: Vec<Pending>) -> Result<(), Halted> {
+        let columns = self.build(&batch);
+        let writes = columns.writes.into_iter().map(|(member, at, segs)| {
+            let w = self.0.devices.write(member, at, segs);
+            async move { w.await.map(|_| ()) }
+        });
+        for done in join_all(writes.collect()).await {
+            done?;
+        }
+        let ring_end = batch.last().map_or(0, |p| p.ring_end);
+        if ring_end > 0 {
+            self.0.ring.advance_tail(ring_end);
+        }
+        drop(batch);
+        let mut s = self.0.state.borrow_mut();
+        s.last = columns.number;
+        s.written = s.written.max(columns.lsn_last);
+        s.known_durable = columns.durable;
+        s.activity += 1;
+        drop(s);
+        if broken(Sabotage::AckBeforeDurable) {
+            self.now_durable(columns.number, columns.lsn_last);
+        }
+        self.0.progress.notify();
+        self.0.room.notify();
+        Ok(())
+    }
+
+    /// Makes the columns of the next commit and takes its rows.
+    fn build(&self, batch: &[Pending]) -> Columns {
+        let g = &self.0.geometry;
+        let live = self.0.devices.live();
+        let gone = g.members - live.len();
+        let parity = g.parity.saturating_sub(gone);
+        let mut meta = Vec::new();
+        batch.iter().for_each(|p| meta.extend_from_slice(&p.meta));
+        let inline = meta.len() <= INLINE_MAX;
+        let mut payload: Vec<(Slice, u32)> = Vec::new();
+        if !inline {
+            payload.extend(meta_blocks(&meta).into_iter().map(|b| {
+                let crc = crc32c::crc32c(&b);
+                (b, crc)
+            }));
+        }
+        batch
+            .iter()
+            .for_each(|p| payload.extend(p.data.iter().cloned()));
+        let (width, rows) = shape(payload.len(), g.data.min(live.len() - parity));
+
+        let mut s = self.0.state.borrow_mut();
+        let number = s.next_number;
+        s.next_number = CommitNumber(number.0 + 1);
+        let row_total = s.head_total;
+        let reserved: u64 = batch.iter().map(|p| p.rows).sum();
+        assert!(
+            batch.is_empty() || rows as u64 <= reserved,
+            "rows were reserved"
+        );
+        s.reserved_rows -= reserved;
+        s.head_total += rows as u64;
+        assert!(
+            s.head_total - s.space_tail <= g.rows,
+            "I2: the log does not overwrite its tail"
+        );
+        let (tail, tail_total) = s
+            .commits
+            .front()
+            .map_or((number, row_total), |c| (c.number, c.row_total));
+        let lsn_last = batch.last().map_or(s.written, |p| p.lsn);
+        let lsn_first = batch.first().map_or(lsn_last.next(), |p| p.lsn);
+        s.commits.push_back(CommitInfo {
+            number,
+            row_total,
+            lsn_last,
+            tail_total,
+        });
+        if !batch.is_empty() {
+            s.last_with_records = number;
+        }
+        if broken(Sabotage::TailReuse) {
+            s.space_tail = tail_total;
+        }
+
+        let first = number.0 as usize % live.len();
+        let members: Vec<u8> = (0..width + parity)
+            .map(|i| live[(first + i) % live.len()].0)
+            .collect();
+        let crc_of = |c: usize| column_crc(payload.iter().skip(c).step_by(width).map(|b| b.1));
+        let data_crcs: Vec<u32> = (0..width).map(crc_of).collect();
+        let mut header = ColumnHeader {
+            array: g.array,
+            incarnation: s.incarnation,
+            number,
+            prev_number: s.last,
+            prev_crc: s.last_crc,
+            commit_crc: 0,
+            lsn_first,
+            lsn_last,
+            durable: s.durable_number,
+            tail,
+            tail_row: tail_total % g.rows,
+            row: row_total % g.rows,
+            rows: rows as u32,
+            payload_blocks: payload.len() as u32,
+            width: width as u16,
+            column: 0,
+            member: 0,
+            meta_bytes: meta.len() as u32,
+            flags: if inline { FLAG_INLINE } else { 0 },
+            column_crc: 0,
+            records: batch.len() as u32,
+            epoch: self.0.devices.epoch(),
+            members: members.clone(),
+        };
+        header.commit_crc = header.compute_commit_crc(if inline { &meta } else { &[] }, &data_crcs);
+        s.last_crc = header.commit_crc;
+        drop(s);
+
+        let parity_blocks = self.encode_parity(&payload, width, rows - 1, parity);
+        let mut writes = Vec::new();
+        for (column, member) in members.iter().enumerate() {
+            let blocks: Vec<Slice> = if column < width {
+                payload
+                    .iter()
+                    .skip(column)
+                    .step_by(width)
+                    .map(|b| b.0.clone())
+                    .collect()
+            } else {
+                parity_blocks[column - width].clone()
+            };
+            header.column = column as u16;
+            header.member = u16::from(*member);
+            header.column_crc = if column < width {
+                data_crcs[column]
+            } else {
+                column_crc(blocks.iter().map(|b| crc32c::crc32c(b)))
+            };
+            let mut segs = vec![header.encode(&meta).freeze()];
+            segs.extend(blocks);
+            let before_wrap = (g.rows - header.row) as usize;
+            let rest = segs.split_off(before_wrap.min(segs.len()));
+            let member = MemberIndex(*member);
+            writes.push((member, g.offset + header.row * BLOCK as u64, segs));
+            if !rest.is_empty() {
+                writes.push((member, g.offset, rest));
+            }
+        }
+        Columns {
+            number,
+            lsn_last,
+            durable: header.durable,
+            writes,
+        }
+    }
+
+    fn encode_parity(
+        &self,
+        payload: &[(Slice, u32)],
+        width: usize,
+        rows: usize,
+        parity: usize,
+    ) -> Vec<Vec<Slice>> {
+        let mut columns: Vec<Buf> = (0..parity).map(|_| Buf::new(rows * BLOCK)).collect();
+        for (r, row) in payload.chunks(width).enumerate() {
+            let data: Vec<&[u8]> = row.iter().map(|b| &b.0[..]).collect();
+            let mut out: Vec<&mut [u8]> = columns
+                .iter_mut()
+                .map(|c| &mut c[r * BLOCK..(r + 1) * BLOCK])
+                .collect();
+            self.0.devices.encode(&data, &mut out);
+        }
+        let split = |c: Buf| {
+            let c = c.freeze();
+            (0..rows).map(|r| c.part(r * BLOCK, BLOCK)).collect()
+        };
+        columns.into_iter().map(split).collect()
+    }
+
+    /// After [`IDLE`] without anything new, has an empty commit written that makes the last one
+    /// with records known as durable: so that its loss is damage and never a torn tail (P6).
+    async fn run_idler(&self) {
+        loop {
+            let activity = {
+                let s = self.0.state.borrow();
+                if s.halted || s.stopped || self.0.writer_gone.get() {
+                    return;
+                }
+                let unknown = s.last_with_records <= s.durable_number
+                    && s.known_durable < s.last_with_records;
+                unknown.then_some(s.activity)
+            };
+            let Some(activity) = activity else {
+                self.0.idle.wait().await;
+                continue;
+            };
+            self.0.world.sleep(IDLE).await;
+            let mut s = self.0.state.borrow_mut();
+            if s.activity == activity && self.free_rows(&s) > 0 {
+                s.want_empty = true;
+                s.activity += 1;
+                drop(s);
+                self.0.work.notify();
+                self.0.idle.wait().await;
+            } else if s.activity == activity {
+                drop(s);
+                self.0.idle.wait().await;
+            }
+        }
+    }
+}
+
+enum Step {
+    Wait,
+    Stop,
+    Flush,
+    Commit,
+}
+
+struct Columns {
+    number: CommitNumber,
+    lsn_last: Lsn,
+    durable: CommitNumber,
+    writes: Vec<(MemberIndex, u64, Segs)>,
+}

@@ -1,0 +1,551 @@
+//! What start-up finds in the log: the commits that count, where the log ends, and why.
+//!
+//! The cases are the lettered table of format.md §7; the letters stand beside the code.
+//! Nothing is written here. Memory: a header per column found, and the records' metadata; data
+//! blocks are read again, one commit at a time, when they are needed.
+
+use std::collections::HashMap;
+
+use crate::commit::{ColumnHeader, FLAG_INLINE, INLINE_AT, column_crc};
+use crate::disk::Disk;
+use crate::log::{LogGeometry, LogStart};
+use crate::mem::{Buf, Segs, Slice};
+use crate::record::Record;
+use crate::sync::join_all;
+use crate::units::{BLOCK, CommitNumber, Lsn, MemberIndex};
+
+/// Rows that are read at once while looking for headers.
+const SCAN_ROWS: u64 = 256;
+
+/// The code of the columns: rebuilds what is missing.
+pub trait ColumnCode {
+    /// `shards`: `width` data columns, then parity columns, None where missing; all of the same
+    /// length. Gives the wanted columns, or false if too few are there.
+    fn rebuild(
+        &self,
+        width: usize,
+        shards: &[Option<&[u8]>],
+        wanted: &[usize],
+        out: &mut [&mut [u8]],
+    ) -> bool;
+}
+
+/// Why a log cannot be replayed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LogError {
+    /// No commit is there at all.
+    Missing,
+    /// A commit that was known as durable is not whole any more.
+    Damaged {
+        /// The last commit that is.
+        last_whole: CommitNumber,
+        /// The newest commit known as durable.
+        durable: CommitNumber,
+    },
+    /// A commit whose CRC holds says something that this version does not know.
+    Unknown {
+        /// Its number, 0 if that is not known either.
+        number: CommitNumber,
+        /// The version found.
+        version: u32,
+    },
+}
+
+/// A record with the place of its data in its commit's payload.
+#[derive(Clone, Debug)]
+pub struct LoggedRecord {
+    /// Its LSN.
+    pub lsn: Lsn,
+    /// What it says.
+    pub record: Record,
+    /// Index of its first data block in the payload.
+    pub first_block: usize,
+}
+
+/// A commit that counts.
+#[derive(Clone, Debug)]
+pub struct KeptCommit {
+    /// What its columns say of it (`column`, `member` and `column_crc` are one column's).
+    pub header: ColumnHeader,
+    /// Its records.
+    pub records: Vec<LoggedRecord>,
+    /// Columns that are not whole on a member that is there.
+    pub damaged_columns: Vec<usize>,
+}
+
+/// What the log holds.
+#[derive(Debug)]
+pub struct LogContents {
+    /// The commits that count, oldest first; never empty.
+    pub commits: Vec<KeptCommit>,
+    /// Highest commit number in any header.
+    pub max_number: CommitNumber,
+    /// Highest LSN in any header.
+    pub max_lsn: Lsn,
+    /// Bytes of columns found beyond the end: a torn tail.
+    pub torn_bytes: u64,
+    /// Commits found beyond the end.
+    pub torn_commits: u64,
+}
+
+impl LogContents {
+    /// The last commit that counts.
+    #[must_use]
+    pub fn last(&self) -> &KeptCommit {
+        self.commits
+            .last()
+            .expect("a log's contents are never empty")
+    }
+
+    /// Where the log goes on, for a new incarnation.
+    #[must_use]
+    pub fn start(&self, g: &LogGeometry, incarnation: u64) -> LogStart {
+        let last = &self.last().header;
+        let first = &self.commits[0].header;
+        let kept = self.commits.iter().map(|c| {
+            (
+                c.header.number,
+                c.header.row,
+                u64::from(c.header.rows),
+                c.header.lsn_last,
+            )
+        });
+        LogStart {
+            incarnation,
+            // Commits that nobody here has seen may lie on an absent member: none of their
+            // numbers is used again. They are fewer than the log has rows.
+            number: CommitNumber(self.max_number.0 + g.rows + 1),
+            prev: last.number,
+            prev_crc: last.commit_crc,
+            row: (last.row + u64::from(last.rows)) % g.rows,
+            lsn: last.lsn_last.next(),
+            kept: kept.collect(),
+            first_lsn: first.lsn_first.min(first.lsn_last.next()),
+        }
+    }
+}
+
+/// The members whose log areas are read.
+pub struct LogReader<'a, D: Disk> {
+    /// Trusted members, with their indexes.
+    pub members: &'a [(MemberIndex, D)],
+    /// Where the log lies.
+    pub geometry: LogGeometry,
+    /// The code of the columns.
+    pub code: &'a dyn ColumnCode,
+}
+
+struct Group {
+    header: ColumnHeader,
+    /// (column, member, CRC of the column) of every header found.
+    columns: Vec<(usize, MemberIndex, u32)>,
+}
+
+struct Whole {
+    payload: Vec<Slice>,
+    inline: Vec<u8>,
+    damaged: Vec<usize>,
+}
+
+impl<D: Disk> LogReader<'_, D> {
+    /// Reads all log areas and decides which commits count.
+    pub async fn read(&self, progress: &dyn Fn(u64, u64)) -> Result<LogContents, LogError> {
+        let groups = self.scan(progress).await?;
+        let mut order: Vec<usize> = (0..groups.len()).collect();
+        order.sort_by_key(|i| std::cmp::Reverse(groups[*i].header.number));
+        let max_number = groups
+            .iter()
+            .map(|g| g.header.number)
+            .max()
+            .ok_or(LogError::Missing)?;
+        let max_lsn = groups
+            .iter()
+            .map(|g| g.header.lsn_last)
+            .max()
+            .unwrap_or_default();
+        let known = groups
+            .iter()
+            .map(|g| g.header.durable)
+            .max()
+            .unwrap_or_default();
+
+        // The newest whole commit whose tail is whole, too.
+        let mut whole: HashMap<usize, bool> = HashMap::new();
+        let mut begin = None;
+        for i in &order {
+            let tail = groups[*i].header.tail;
+            let tails = order.iter().filter(|t| groups[**t].header.number == tail);
+            if !self.is_whole(&groups, *i, &mut whole).await {
+                continue;
+            }
+            for t in tails {
+                if self.is_whole(&groups, *t, &mut whole).await {
+                    begin = Some(*t);
+                    break;
+                }
+            }
+            if begin.is_some() {
+                break;
+            }
+        }
+        let Some(mut at) = begin else {
+            let nothing = LogError::Damaged {
+                last_whole: CommitNumber(0),
+                durable: known,
+            };
+            return Err(nothing);
+        };
+
+        // From there on, successor by successor. Of two the higher number counts.
+        let mut commits = Vec::new();
+        loop {
+            commits.push(self.load(&groups[at]).await?);
+            let (number, crc) = (groups[at].header.number, groups[at].header.commit_crc);
+            let mut next = None;
+            for i in &order {
+                let h = &groups[*i].header;
+                if (h.prev_number, h.prev_crc) != (number, crc) || h.number <= number {
+                    continue;
+                }
+                if self.is_whole(&groups, *i, &mut whole).await {
+                    next = Some(*i);
+                    break;
+                }
+            }
+            match next {
+                Some(i) => at = i,
+                None => break,
+            }
+        }
+        let last = groups[at].header.number;
+        if known > last {
+            return Err(LogError::Damaged {
+                last_whole: last,
+                durable: known,
+            });
+        }
+        let torn = groups.iter().filter(|g| g.header.number > last);
+        let (mut torn_commits, mut torn_bytes) = (0, 0);
+        for g in torn {
+            torn_commits += 1;
+            torn_bytes += u64::from(g.header.payload_blocks) * BLOCK as u64;
+        }
+        Ok(LogContents {
+            commits,
+            max_number,
+            max_lsn,
+            torn_bytes,
+            torn_commits,
+        })
+    }
+
+    /// Looks at every block of every log area for a header.
+    async fn scan(&self, progress: &dyn Fn(u64, u64)) -> Result<Vec<Group>, LogError> {
+        let g = &self.geometry;
+        let mut groups: Vec<Group> = Vec::new();
+        let mut by_key: HashMap<(u64, u64, u32), usize> = HashMap::new();
+        let mut row = 0;
+        while row < g.rows {
+            let rows = SCAN_ROWS.min(g.rows - row);
+            let reads = self
+                .members
+                .iter()
+                .map(|(i, d)| self.read_rows(*i, d, row, rows));
+            for (member, blocks) in join_all(reads.collect()).await {
+                for (n, block) in blocks.iter().enumerate() {
+                    let Some(block) = block else { continue };
+                    let found = ColumnHeader::decode(block, g.array, row + n as u64);
+                    let header = match found {
+                        Ok(Some(h)) if h.member == u16::from(member.0) => h,
+                        Ok(_) => continue,
+                        Err(version) => {
+                            return Err(LogError::Unknown {
+                                number: CommitNumber(0),
+                                version,
+                            });
+                        }
+                    };
+                    let key = (header.incarnation, header.number.0, header.commit_crc);
+                    let column = (usize::from(header.column), member, header.column_crc);
+                    let at = *by_key.entry(key).or_insert_with(|| {
+                        groups.push(Group {
+                            header: header.clone(),
+                            columns: Vec::new(),
+                        });
+                        groups.len() - 1
+                    });
+                    if groups[at].header.same_commit(&header) {
+                        groups[at].columns.push(column);
+                    }
+                }
+            }
+            row += rows;
+            progress(row, g.rows);
+        }
+        Ok(groups)
+    }
+
+    /// Some rows of one member's log area, block by block; None where a block cannot be read.
+    async fn read_rows(
+        &self,
+        member: MemberIndex,
+        disk: &D,
+        row: u64,
+        rows: u64,
+    ) -> (MemberIndex, Vec<Option<Slice>>) {
+        let at = self.geometry.offset + row * BLOCK as u64;
+        let (done, buf) = disk.read(at, Buf::new(rows as usize * BLOCK)).await;
+        let mut blocks = Vec::new();
+        if done.is_ok() {
+            let s = buf.freeze();
+            blocks.extend((0..rows as usize).map(|i| Some(s.part(i * BLOCK, BLOCK))));
+            return (member, blocks);
+        }
+        for i in 0..rows {
+            let (done, buf) = disk.read(at + i * BLOCK as u64, Buf::new(BLOCK)).await;
+            blocks.push(done.is_ok().then(|| buf.freeze()));
+        }
+        (member, blocks)
+    }
+
+    async fn is_whole(&self, groups: &[Group], i: usize, seen: &mut HashMap<usize, bool>) -> bool {
+        if let Some(known) = seen.get(&i) {
+            return *known;
+        }
+        let whole = self
+            .gather(&groups[i].header, Some(&groups[i].columns))
+            .await
+            .is_some();
+        seen.insert(i, whole);
+        whole
+    }
+
+    async fn load(&self, group: &Group) -> Result<KeptCommit, LogError> {
+        let number = group.header.number;
+        let unknown = LogError::Unknown {
+            number,
+            version: crate::commit::COMMIT_VERSION,
+        };
+        let damaged = LogError::Damaged {
+            last_whole: CommitNumber(0),
+            durable: number,
+        };
+        let whole = self
+            .gather(&group.header, Some(&group.columns))
+            .await
+            .ok_or(damaged)?;
+        let meta_len = group.header.meta_bytes as usize;
+        let (meta, mut block) = if group.header.flags & FLAG_INLINE != 0 {
+            (whole.inline, 0)
+        } else {
+            let blocks = meta_len.div_ceil(BLOCK);
+            let mut m = Vec::with_capacity(blocks * BLOCK);
+            whole.payload[..blocks]
+                .iter()
+                .for_each(|b| m.extend_from_slice(b));
+            m.truncate(meta_len);
+            (m, blocks)
+        };
+        let mut rest = &meta[..];
+        let mut records = Vec::new();
+        while !rest.is_empty() {
+            let (lsn, record) = Record::decode(&mut rest).ok_or(unknown.clone())?;
+            let first_block = block;
+            block += record.data_blocks();
+            records.push(LoggedRecord {
+                lsn,
+                record,
+                first_block,
+            });
+        }
+        if block != group.header.payload_blocks as usize
+            || records.len() != group.header.records as usize
+        {
+            return Err(unknown);
+        }
+        Ok(KeptCommit {
+            header: group.header.clone(),
+            records,
+            damaged_columns: whole.damaged,
+        })
+    }
+
+    /// The payload of a commit that counts, block by block.
+    pub async fn payload(&self, commit: &KeptCommit) -> Option<Vec<Slice>> {
+        Some(self.gather(&commit.header, None).await?.payload)
+    }
+
+    /// Reads the columns of a commit that are there, checks them, and rebuilds what is missing.
+    /// None if fewer than `width` hold.
+    async fn gather(
+        &self,
+        h: &ColumnHeader,
+        columns: Option<&[(usize, MemberIndex, u32)]>,
+    ) -> Option<Whole> {
+        let (width, all) = (usize::from(h.width), h.members.len());
+        let rows = h.rows as usize - 1;
+        let wanted = |c: usize, m: MemberIndex| match columns {
+            Some(list) => list.iter().any(|(lc, lm, _)| (*lc, *lm) == (c, m)),
+            None => true,
+        };
+        let mut reads = Vec::new();
+        for (i, d) in self.members {
+            let Some(c) = h.members.iter().position(|m| *m == i.0) else {
+                continue;
+            };
+            if wanted(c, *i) {
+                let blocks = if c < width { h.blocks_in(c) } else { rows };
+                reads.push(self.read_column(d, h, c, blocks));
+            }
+        }
+        let mut shards: Vec<Option<Buf>> = (0..all).map(|_| None).collect();
+        let mut crcs = vec![0; width];
+        let mut inline = Vec::new();
+        for (column, found) in join_all(reads).await {
+            let Some((header, mut bytes, blocks)) = found else {
+                continue;
+            };
+            let crc = column_crc(bytes[..blocks * BLOCK].chunks(BLOCK).map(crc32c::crc32c));
+            let own = ColumnHeader::decode(&header, h.array, h.row);
+            let Ok(Some(own)) = own else { continue };
+            if own.column_crc != crc || !own.same_commit(h) || usize::from(own.column) != column {
+                continue;
+            }
+            if column < width {
+                crcs[column] = crc;
+            }
+            bytes[blocks * BLOCK..].fill(0);
+            inline = header[INLINE_AT..].to_vec();
+            shards[column] = Some(bytes);
+        }
+        let present = shards.iter().filter(|s| s.is_some()).count();
+        if present < width {
+            return None;
+        }
+        let here = |c: usize| self.members.iter().any(|(i, _)| i.0 == h.members[c]);
+        let damaged = (0..all)
+            .filter(|c| shards[*c].is_none() && here(*c))
+            .collect();
+        let missing: Vec<usize> = (0..width).filter(|c| shards[*c].is_none()).collect();
+        if !missing.is_empty() {
+            let mut made: Vec<Buf> = missing.iter().map(|_| Buf::new(rows * BLOCK)).collect();
+            if rows > 0 {
+                let views: Vec<Option<&[u8]>> = shards.iter().map(|s| s.as_deref()).collect();
+                let mut out: Vec<&mut [u8]> = made.iter_mut().map(|b| &mut b[..]).collect();
+                if !self.code.rebuild(width, &views, &missing, &mut out) {
+                    return None;
+                }
+            }
+            for (c, b) in missing.into_iter().zip(made) {
+                let blocks = h.blocks_in(c);
+                crcs[c] = column_crc(b[..blocks * BLOCK].chunks(BLOCK).map(crc32c::crc32c));
+                shards[c] = Some(b);
+            }
+        }
+        inline.truncate(if h.flags & FLAG_INLINE != 0 {
+            h.meta_bytes as usize
+        } else {
+            0
+        });
+        // The columns count together only if the CRC over all of them holds.
+        if h.compute_commit_crc(&inline, &crcs) != h.commit_crc {
+            return None;
+        }
+        let shards: Vec<Slice> = shards
+            .into_iter()
+            .take(width)
+            .flatten()
+            .map(Buf::freeze)
+            .collect();
+        let payload = (0..h.payload_blocks as usize)
+            .map(|b| shards[b % width].part(b / width * BLOCK, BLOCK))
+            .collect();
+        Some(Whole {
+            payload,
+            inline,
+            damaged,
+        })
+    }
+
+    /// Header and payload of a column; the payload is as long as the longest column's.
+    async fn read_column(
+        &self,
+        disk: &D,
+        h: &ColumnHeader,
+        column: usize,
+        blocks: usize,
+    ) -> (usize, Option<(Slice, Buf, usize)>) {
+        let g = &self.geometry;
+        let total = blocks + 1;
+        let before = ((g.rows - h.row) as usize).min(total);
+        let at = g.offset + h.row * BLOCK as u64;
+        let (done, first) = disk.read(at, Buf::new(before * BLOCK)).await;
+        if done.is_err() {
+            return (column, None);
+        }
+        let mut bytes = Buf::new((h.rows as usize - 1) * BLOCK);
+        let head = (before - 1) * BLOCK;
+        bytes[..head].copy_from_slice(&first[BLOCK..]);
+        if before < total {
+            let rest = (total - before) * BLOCK;
+            let (done, second) = disk.read(g.offset, Buf::new(rest)).await;
+            if done.is_err() {
+                return (column, None);
+            }
+            bytes[head..head + rest].copy_from_slice(&second);
+        }
+        (column, Some((first.freeze().part(0, BLOCK), bytes, blocks)))
+    }
+
+    /// The writes that make a kept commit's damaged columns whole again: member, byte, pieces.
+    pub async fn repair(&self, commit: &KeptCommit) -> Vec<(MemberIndex, u64, Segs)> {
+        let h = &commit.header;
+        if commit.damaged_columns.is_empty() {
+            return Vec::new();
+        }
+        let Some(whole) = self.gather(h, None).await else {
+            return Vec::new();
+        };
+        let (width, rows) = (usize::from(h.width), h.rows as usize - 1);
+        let mut data: Vec<Buf> = (0..width).map(|_| Buf::zeroed(rows * BLOCK)).collect();
+        for (b, block) in whole.payload.iter().enumerate() {
+            let r = b / width * BLOCK;
+            data[b % width][r..r + BLOCK].copy_from_slice(block);
+        }
+        let mut writes = Vec::new();
+        for c in &commit.damaged_columns {
+            let blocks = if *c < width { h.blocks_in(*c) } else { rows };
+            let bytes = if *c < width {
+                Slice::copy_of(&data[*c])
+            } else {
+                let mut made = Buf::new(rows * BLOCK);
+                if rows > 0 {
+                    let mut views: Vec<Option<&[u8]>> = data.iter().map(|d| Some(&d[..])).collect();
+                    views.resize(h.members.len(), None);
+                    let mut out = [&mut made[..]];
+                    if !self.code.rebuild(width, &views, &[*c], &mut out) {
+                        continue;
+                    }
+                }
+                made.freeze()
+            };
+            let crc = column_crc(bytes[..blocks * BLOCK].chunks(BLOCK).map(crc32c::crc32c));
+            let own = ColumnHeader {
+                column: *c as u16,
+                member: u16::from(h.members[*c]),
+                column_crc: crc,
+                ..h.clone()
+            };
+            let mut segs = vec![own.encode(&whole.inline).freeze()];
+            segs.extend((0..blocks).map(|b| bytes.part(b * BLOCK, BLOCK)));
+            let before = ((self.geometry.rows - h.row) as usize).min(segs.len());
+            let rest = segs.split_off(before);
+            let member = MemberIndex(h.members[*c]);
+            writes.push((member, self.geometry.offset + h.row * BLOCK as u64, segs));
+            if !rest.is_empty() {
+                writes.push((member, self.geometry.offset, rest));
+            }
+        }
+        writes
+    }
+}

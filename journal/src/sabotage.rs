@@ -1,0 +1,63 @@
+//! Breaking the array on purpose, so that the suites can show that they notice. Without the
+//! feature `sabotage` nothing here can be switched on.
+
+/// One deliberate breakage, named by the invariant that it breaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sabotage {
+    /// I1: sparse destage writes in place without waiting for its Parity.
+    ParityNotLogged,
+    /// I2: the tail passes what was destaged before the members were flushed.
+    TailBeforeFlush,
+    /// I2: log space is reused before a commit with a tail beyond it is durable.
+    TailReuse,
+    /// I3: a failed member is not recorded in the survivors' superblocks.
+    FailureNotRecorded,
+    /// I4: a slot is reused before the commit that replaced it is durable.
+    SlotReuse,
+    /// I5: FLUSH does not flush the members.
+    FlushSkipped,
+    /// P1: a commit counts as durable as soon as it is written.
+    AckBeforeDurable,
+    /// A Place is committed before the chunks it names were flushed.
+    PlaceBeforeFlush,
+    /// P5: the ring of a dead daemon is not looked at.
+    RingIgnored,
+}
+
+impl Sabotage {
+    /// All of them, with the names that tests use.
+    pub const ALL: [(&'static str, Sabotage); 9] = [
+        ("parity-not-logged", Sabotage::ParityNotLogged),
+        ("tail-before-flush", Sabotage::TailBeforeFlush),
+        ("tail-reuse", Sabotage::TailReuse),
+        ("failure-not-recorded", Sabotage::FailureNotRecorded),
+        ("slot-reuse", Sabotage::SlotReuse),
+        ("flush-skipped", Sabotage::FlushSkipped),
+        ("ack-before-durable", Sabotage::AckBeforeDurable),
+        ("place-before-flush", Sabotage::PlaceBeforeFlush),
+        ("ring-ignored", Sabotage::RingIgnored),
+    ];
+}
+
+#[cfg(feature = "sabotage")]
+thread_local! {
+    static NOW: std::cell::Cell<Option<Sabotage>> = const { std::cell::Cell::new(None) };
+}
+
+/// Switches one breakage on, or all off, for this thread.
+#[cfg(feature = "sabotage")]
+pub fn set(which: Option<Sabotage>) {
+    NOW.with(|n| n.set(which));
+}
+
+/// Whether this breakage is on.
+#[must_use]
+pub fn broken(which: Sabotage) -> bool {
+    #[cfg(feature = "sabotage")]
+    return NOW.with(|n| n.get()) == Some(which);
+    #[cfg(not(feature = "sabotage"))]
+    {
+        let _ = which;
+        false
+    }
+}

@@ -1,0 +1,300 @@
+//! Which epoch is in force, and who belongs to it (I3, I6): pure decisions over the superblocks
+//! that a start has found.
+//!
+//! An epoch is prepared on copy A of all its survivors, then marked in force on B and C. From the
+//! moment that all survivors bear it prepared it is decided. A start finds one of:
+//! - nobody bears anything newer than what is in force: that counts;
+//! - everybody present that a prepared epoch names as survivor bears it: rolled forward;
+//! - one of them lacks it: it never came in force and is dropped.
+
+use crate::error::{ArrayError, ErrorKind};
+use crate::status::MemberState;
+use crate::superblock::{Phase, Superblock};
+
+/// The copies of one disk that are whole.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Path, for people.
+    pub path: String,
+    /// Whole copies.
+    pub copies: Vec<Superblock>,
+}
+
+impl Found {
+    fn in_force(&self) -> Option<&Superblock> {
+        self.copies
+            .iter()
+            .filter(|s| s.phase == Phase::InForce)
+            .max_by_key(|s| s.epoch)
+    }
+
+    fn bears(&self, epoch_id: u128) -> bool {
+        self.copies.iter().any(|s| s.epoch_id == epoch_id)
+    }
+
+    fn any(&self) -> &Superblock {
+        &self.copies[0]
+    }
+}
+
+/// What a start has decided.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The epoch in force (`index` is not meant).
+    pub epoch: Superblock,
+    /// Which disk is which current member: index in the table → index in what was found.
+    pub current: Vec<Option<usize>>,
+    /// Disks that are members, but of an older epoch.
+    pub stale: Vec<usize>,
+}
+
+/// Decides. All of `found` are of one array (same UUID), each with at least one whole copy.
+///
+/// # Errors
+/// `Foreign` for two disks with the same identity; `Disagree` for split histories.
+pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
+    for (i, a) in found.iter().enumerate() {
+        for b in &found[i + 1..] {
+            if a.any().uuid() == b.any().uuid() {
+                return Err(ArrayError::new(
+                    ErrorKind::Foreign,
+                    format!(
+                        "{} and {} are the same member: one is a copy of the other, or both name \
+                         one disk. Nothing was written. Take the copy away and start again.",
+                        a.path, b.path
+                    ),
+                ));
+            }
+        }
+    }
+    let newest = found
+        .iter()
+        .filter_map(Found::in_force)
+        .max_by_key(|s| s.epoch);
+    let prepared = found
+        .iter()
+        .flat_map(|f| &f.copies)
+        .filter(|s| s.phase == Phase::Prepared && newest.is_none_or(|n| s.epoch > n.epoch));
+    let mut candidates: Vec<&Superblock> = prepared.collect();
+    candidates.sort_by_key(|s| std::cmp::Reverse(s.epoch));
+    let rolled = candidates.into_iter().find(|p| {
+        newest.is_none_or(|n| p.parent == n.epoch_id)
+            && found.iter().all(|f| {
+                let entry = p.members.iter().find(|m| m.uuid == f.any().uuid());
+                entry.is_none_or(|m| m.state != MemberState::Active) || f.bears(p.epoch_id)
+            })
+    });
+    let Some(epoch) = rolled.or(newest) else {
+        return Err(ArrayError::new(
+            ErrorKind::Disagree,
+            "None of the disks bears an epoch that is in force: the array was never completely \
+             created. Nothing was written. Create it again with --force.",
+        ));
+    };
+    let mut current: Vec<Option<usize>> = vec![None; epoch.members.len()];
+    let mut stale = Vec::new();
+    for (i, f) in found.iter().enumerate() {
+        let uuid = f.any().uuid();
+        let Some(index) = epoch.members.iter().position(|m| m.uuid == uuid) else {
+            return Err(ArrayError::new(
+                ErrorKind::Foreign,
+                format!(
+                    "{} bears the array's UUID, but is not in its member table. Nothing was \
+                     written. Leave it out.",
+                    f.path
+                ),
+            ));
+        };
+        if f.bears(epoch.epoch_id) {
+            if epoch.members[index].state == MemberState::Active {
+                current[index] = Some(i);
+            } else {
+                stale.push(i);
+            }
+            continue;
+        }
+        let own = f.in_force().unwrap_or(f.any());
+        let oldest = epoch.history.last().map_or(epoch.epoch, |h| h.0);
+        let ancestor = epoch.history.iter().any(|h| h.1 == own.epoch_id);
+        if !ancestor && own.epoch >= oldest && own.phase == Phase::InForce {
+            return Err(ArrayError::new(
+                ErrorKind::Disagree,
+                format!(
+                    "The members have split histories: {} went on alone in epoch {}, the others \
+                     in epoch {}. Nothing was written. Start with the disks of one side only, and \
+                     choose it with care: what was written to the other side is not there.",
+                    f.path, own.epoch, epoch.epoch
+                ),
+            ));
+        }
+        stale.push(i);
+    }
+    let epoch = Superblock {
+        phase: Phase::InForce,
+        ..epoch.clone()
+    };
+    Ok(Decision {
+        epoch,
+        current,
+        stale,
+    })
+}
+
+impl Decision {
+    /// Members that are in the epoch as active, but are not there now.
+    #[must_use]
+    pub fn absent(&self) -> Vec<usize> {
+        let active = |i: &usize| self.epoch.members[*i].state == MemberState::Active;
+        (0..self.current.len())
+            .filter(active)
+            .filter(|i| self.current[*i].is_none())
+            .collect()
+    }
+
+    /// Whether the members that are there may start.
+    ///
+    /// # Errors
+    /// `TooFew` if fewer than k are left; or, unless `accept_missing`, if k or more of the newest
+    /// epoch's active members are absent: these could have gone on without the present ones.
+    pub fn quorum(&self, accept_missing: bool) -> Result<(), ArrayError> {
+        let (k, n) = (self.epoch.geometry.data, self.current.len());
+        let present = self.current.iter().flatten().count();
+        let absent = self.absent();
+        let names: Vec<String> = absent
+            .iter()
+            .map(|i| {
+                format!(
+                    "{i} ({})",
+                    uuid::Uuid::from_u128(self.epoch.members[*i].uuid)
+                )
+            })
+            .collect();
+        if present < k {
+            let stale = if self.stale.is_empty() {
+                String::new()
+            } else {
+                format!(
+                    " {} of the disks given are stale or failed.",
+                    self.stale.len()
+                )
+            };
+            return Err(ArrayError::new(
+                if self.stale.len() + present >= k {
+                    ErrorKind::Disagree
+                } else {
+                    ErrorKind::TooFew
+                },
+                format!(
+                    "The array {} has {n} members and needs {k} current ones; {present} are here. \
+                     Missing: {}.{stale} Nothing was written; what is on the disks is as it was. \
+                     Bring back the missing members and start again.",
+                    self.epoch.name,
+                    names.join(", ")
+                ),
+            ));
+        }
+        if absent.len() >= k && !accept_missing {
+            return Err(ArrayError::new(
+                ErrorKind::TooFew,
+                format!(
+                    "Of the array {} the members {} are absent. They are enough to have gone on \
+                     without those that are here, and may know of newer writes. Nothing was \
+                     written. If they did not go on, start with --accept-missing; if they did, \
+                     what was written since would be given up.",
+                    self.epoch.name,
+                    names.join(", ")
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::superblock::tests::sample;
+
+    fn all(s: &Superblock) -> Vec<Found> {
+        (0..6u8)
+            .map(|i| Found {
+                path: format!("disk{i}"),
+                copies: vec![Superblock {
+                    index: i,
+                    ..s.clone()
+                }],
+            })
+            .collect()
+    }
+
+    fn child(s: &Superblock, id: u128, phase: Phase) -> Superblock {
+        let mut c = s.clone();
+        c.history.insert(0, (s.epoch, s.epoch_id));
+        (c.parent, c.epoch_id, c.epoch, c.phase) = (s.epoch_id, id, s.epoch + 1, phase);
+        c
+    }
+
+    fn bear(f: &mut Found, s: &Superblock) {
+        let index = f.copies[0].index;
+        f.copies.push(Superblock { index, ..s.clone() });
+    }
+
+    #[test]
+    fn a_prepared_epoch_counts_if_all_present_survivors_bear_it() {
+        let s = sample();
+        let mut next = child(&s, 66, Phase::Prepared);
+        next.members[5].state = MemberState::Failed;
+        let mut found = all(&s);
+        (0..5).for_each(|i| bear(&mut found[i], &next));
+        let d = decide(&found).expect("decides");
+        assert_eq!(
+            (d.epoch.epoch, d.current[5], d.stale.clone()),
+            (6, None, vec![5])
+        );
+        // One survivor lacks it: dropped, and all six are current.
+        found[2].copies.truncate(1);
+        let d = decide(&found).expect("decides");
+        assert_eq!((d.epoch.epoch, d.current.iter().flatten().count()), (5, 6));
+        // The one that lacks it is absent: it may have come in force, so it counts.
+        found.remove(2);
+        let d = decide(&found).expect("decides");
+        assert_eq!((d.epoch.epoch, d.absent()), (6, vec![2]));
+    }
+
+    #[test]
+    fn halves_that_each_went_on_are_refused_also_with_the_same_number() {
+        let s = sample();
+        let mut found = all(&s);
+        let (a, b) = (child(&s, 66, Phase::InForce), child(&s, 77, Phase::InForce));
+        (0..3).for_each(|i| bear(&mut found[i], &a));
+        (3..6).for_each(|i| bear(&mut found[i], &b));
+        assert_eq!(decide(&found).expect_err("split").kind, ErrorKind::Disagree);
+        // A longer history of one half changes nothing.
+        let c = child(&a, 88, Phase::InForce);
+        (0..3).for_each(|i| bear(&mut found[i], &c));
+        assert_eq!(decide(&found).expect_err("split").kind, ErrorKind::Disagree);
+    }
+
+    #[test]
+    fn an_older_member_is_stale_and_clones_are_refused() {
+        let s = sample();
+        let mut found = all(&s);
+        let a = child(&s, 66, Phase::InForce);
+        (0..5).for_each(|i| bear(&mut found[i], &a));
+        let d = decide(&found).expect("decides");
+        assert_eq!(d.stale, vec![5]);
+        assert!(d.quorum(false).is_ok());
+        found.push(found[1].clone());
+        assert_eq!(decide(&found).expect_err("clone").kind, ErrorKind::Foreign);
+    }
+
+    #[test]
+    fn quorum_needs_k_and_a_word_where_k_are_absent() {
+        let s = sample();
+        let found = all(&s);
+        let d = decide(&found[..4]).expect("decides");
+        assert!(d.quorum(false).is_ok());
+        let d = decide(&found[..3]).expect("decides");
+        assert_eq!(d.quorum(true).expect_err("3 of 4").kind, ErrorKind::TooFew);
+    }
+}

@@ -1,0 +1,311 @@
+//! Where everything lies: areas of a member, columns of a slot, copies of a map page.
+//!
+//! Pure arithmetic. Offsets are in bytes of a member. The areas, in order: superblocks A and B,
+//! log, pages (roots, then map pages), checksums (none yet), slots, superblock C.
+
+use evenkeel_journal::log::LogGeometry;
+use evenkeel_journal::{BLOCK, MemberIndex, Slot, Stripe};
+
+use crate::codec::Level;
+use crate::error::{ArrayError, ErrorKind};
+
+/// Bytes of a superblock.
+pub const SUPERBLOCK_BYTES: u64 = 16384;
+/// Where the first copy lies: the magic that other tools look for is at this offset.
+pub const SUPERBLOCK_A: u64 = 4096;
+/// Where the second copy lies.
+pub const SUPERBLOCK_B: u64 = 65536;
+/// Where the log area begins.
+pub const LOG_OFFSET: u64 = 131_072;
+/// Entries of a map page.
+pub const PAGE_ENTRIES: u64 = 252;
+/// Map pages that one root page knows of.
+pub const ROOT_BITS: u64 = 4032 * 8;
+/// Member sizes are rounded down to this.
+pub const MEMBER_GRAIN: u64 = 65536;
+/// Slots beyond the stripes: at least so many.
+pub const SLOT_RESERVE: u64 = 64;
+/// Largest request in blocks.
+pub const MAX_REQUEST_BLOCKS: u64 = 256;
+
+/// The shape of an array. It changes only by growing (its generation rises).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// Code.
+    pub level: Level,
+    /// k.
+    pub data: usize,
+    /// m.
+    pub parity: usize,
+    /// Blocks of a chunk.
+    pub chunk_blocks: u32,
+    /// Stripes of the device.
+    pub stripes: u64,
+    /// Slots on the members.
+    pub slots: u64,
+    /// Rows (blocks) of the log area.
+    pub log_rows: u64,
+    /// Where the page area begins.
+    pub pages_offset: u64,
+    /// Where the slots begin.
+    pub slots_offset: u64,
+    /// Bytes used of every member.
+    pub member_bytes: u64,
+    /// Blocks of the cache.
+    pub cache_blocks: u64,
+}
+
+impl Geometry {
+    /// n.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.data + self.parity
+    }
+
+    /// Blocks of a stripe (data alone).
+    #[must_use]
+    pub fn stripe_blocks(&self) -> u64 {
+        u64::from(self.chunk_blocks) * self.data as u64
+    }
+
+    /// Blocks of the device.
+    #[must_use]
+    pub fn device_blocks(&self) -> u64 {
+        self.stripes * self.stripe_blocks()
+    }
+
+    /// Bytes of a chunk.
+    #[must_use]
+    pub fn chunk_bytes(&self) -> u64 {
+        u64::from(self.chunk_blocks) * BLOCK as u64
+    }
+
+    /// Blocks of the largest request: one that the whole device can take.
+    #[must_use]
+    pub fn max_request_blocks(&self) -> u64 {
+        MAX_REQUEST_BLOCKS.min(self.device_blocks())
+    }
+
+    /// Bytes of a Place record.
+    #[must_use]
+    pub fn place_record_bytes(&self) -> usize {
+        48 + self.members() * self.chunk_blocks as usize * 4
+    }
+
+    /// Rows that one Place takes at most.
+    #[must_use]
+    pub fn place_rows(&self) -> u64 {
+        evenkeel_journal::commit::rows_at_most(0, self.place_record_bytes(), self.data)
+    }
+
+    /// What the log needs to know.
+    #[must_use]
+    pub fn log(&self, array: u128) -> LogGeometry {
+        LogGeometry {
+            array,
+            offset: LOG_OFFSET,
+            rows: self.log_rows,
+            data: self.data,
+            parity: self.parity,
+            members: self.members(),
+            place_rows: self.place_rows(),
+        }
+    }
+
+    /// Map pages.
+    #[must_use]
+    pub fn map_pages(&self) -> u64 {
+        self.stripes.div_ceil(PAGE_ENTRIES)
+    }
+
+    /// Root pages.
+    #[must_use]
+    pub fn root_pages(&self) -> u64 {
+        self.map_pages().div_ceil(ROOT_BITS)
+    }
+
+    /// The member of a column of a slot: columns rotate so that parity is spread.
+    #[must_use]
+    pub fn member_of(&self, slot: Slot, column: usize) -> MemberIndex {
+        let n = self.members();
+        MemberIndex(((column + n - slot.0 as usize % n) % n) as u8)
+    }
+
+    /// Byte on its member of a row of a slot.
+    #[must_use]
+    pub fn byte_of(&self, slot: Slot, row: u32) -> u64 {
+        self.slots_offset + u64::from(slot.0) * self.chunk_bytes() + u64::from(row) * BLOCK as u64
+    }
+
+    /// Column and row of a stripe's block.
+    #[must_use]
+    pub fn column_row(&self, block: u32) -> (usize, u32) {
+        (
+            (block / self.chunk_blocks) as usize,
+            block % self.chunk_blocks,
+        )
+    }
+
+    /// Stripe and block of a device block.
+    #[must_use]
+    pub fn stripe_of(&self, block: u64) -> (Stripe, u32) {
+        (
+            Stripe(block / self.stripe_blocks()),
+            (block % self.stripe_blocks()) as u32,
+        )
+    }
+
+    /// Where the copies of a page lie: member and byte of place 0 or 1, m+1 of them. Pages count
+    /// roots first.
+    #[must_use]
+    pub fn page_copies(&self, page: u64, place: u8) -> Vec<(MemberIndex, u64)> {
+        let n = self.members() as u64;
+        let copies = self.parity as u64 + 1;
+        let first = page % n;
+        (0..copies)
+            .map(|i| {
+                let member = MemberIndex(((first + i) % n) as u8);
+                let nth = page / n * copies + i;
+                (
+                    member,
+                    self.pages_offset + (nth * 2 + u64::from(place)) * BLOCK as u64,
+                )
+            })
+            .collect()
+    }
+
+    /// Byte of superblock copy C.
+    #[must_use]
+    pub fn superblock_c(&self) -> u64 {
+        self.member_bytes - SUPERBLOCK_BYTES
+    }
+
+    /// Smallest log that works, in rows: the largest request, what its stripes are charged, and
+    /// the spare rows, twice over.
+    #[must_use]
+    pub fn least_log_rows(&self) -> u64 {
+        let request = self.max_request_blocks();
+        let stripes = request.div_ceil(self.stripe_blocks()) + 1;
+        let meta = request as usize * 4 + stripes as usize * (self.place_record_bytes() + 64);
+        let rows =
+            evenkeel_journal::commit::rows_at_most(request as usize, meta, self.data) + stripes;
+        2 * (rows + (stripes + 1) * self.place_rows() + evenkeel_journal::log::SPARE_ROWS)
+    }
+
+    /// Lays an array out over members of `member_bytes`.
+    ///
+    /// # Errors
+    /// Too small for 1 stripe, or for the log asked for; or a chunk that is no power of two from
+    /// 4 KiB to 1 MiB.
+    pub fn plan(
+        level: Level,
+        data: usize,
+        parity: usize,
+        chunk_bytes: u64,
+        member_bytes: u64,
+        log_bytes: Option<u64>,
+        cache_bytes: Option<u64>,
+    ) -> Result<Geometry, ArrayError> {
+        let usage = |m: String| Err(ArrayError::new(ErrorKind::Usage, m));
+        if !chunk_bytes.is_power_of_two() || !(4096..=1 << 20).contains(&chunk_bytes) {
+            return usage(format!(
+                "A chunk of {chunk_bytes} bytes is not possible: it must be a power of two from 4K to 1M."
+            ));
+        }
+        let block = BLOCK as u64;
+        let log_bytes = log_bytes.unwrap_or_else(|| (member_bytes / 16).clamp(1 << 20, 256 << 20));
+        if log_bytes > 64 << 30 {
+            return usage("A log of more than 64G on a member is not possible.".into());
+        }
+        let mut g = Geometry {
+            level,
+            data,
+            parity,
+            chunk_blocks: (chunk_bytes / block) as u32,
+            stripes: 1,
+            slots: 0,
+            log_rows: log_bytes / block,
+            pages_offset: 0,
+            slots_offset: 0,
+            member_bytes: member_bytes / MEMBER_GRAIN * MEMBER_GRAIN,
+            cache_blocks: 0,
+        };
+        let fits = |g: &mut Geometry, stripes: u64| {
+            g.stripes = stripes;
+            g.log_rows = (log_bytes / block).max(g.least_log_rows());
+            g.slots = stripes + SLOT_RESERVE.max(stripes.div_ceil(64));
+            let n = g.members() as u64;
+            let groups = (g.map_pages() + g.root_pages()).div_ceil(n);
+            g.pages_offset = LOG_OFFSET + g.log_rows * block;
+            let pages = groups * (g.parity as u64 + 1) * 2 * block;
+            g.slots_offset = (g.pages_offset + pages).next_multiple_of(g.chunk_bytes().max(block));
+            let end = g.slots_offset + g.slots * g.chunk_bytes() + SUPERBLOCK_BYTES;
+            g.slots <= u64::from(u32::MAX - 1) && end <= g.member_bytes
+        };
+        if !fits(&mut g, 1) {
+            let need = g.slots_offset + g.slots * g.chunk_bytes() + SUPERBLOCK_BYTES;
+            return Err(ArrayError::new(
+                ErrorKind::TooSmall,
+                format!(
+                    "The smallest disk has {member_bytes} bytes. An array of this shape needs at \
+                     least {} bytes on every disk. Nothing was written.",
+                    need.next_multiple_of(MEMBER_GRAIN)
+                ),
+            ));
+        }
+        let (mut low, mut high) = (1, member_bytes / chunk_bytes + 1);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if fits(&mut g, middle) {
+                low = middle
+            } else {
+                high = middle
+            }
+        }
+        assert!(fits(&mut g, low));
+        let least = 2 * g.max_request_blocks() + 16;
+        let default = (64 << 20).min(g.device_blocks() * block / 4);
+        g.cache_blocks = (cache_bytes.unwrap_or(default) / block).max(least);
+        if g.cache_blocks > 1 << 32 {
+            return usage("A cache of more than 16T is not possible.".into());
+        }
+        Ok(g)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn areas_do_not_overlap_and_pages_have_copies_on_distinct_members() {
+        for (k, m) in [(2, 1), (3, 1), (4, 2), (3, 3), (8, 2), (1, 1), (10, 4)] {
+            for chunk in [4096, 8192, 65536, 1 << 20] {
+                for size in [8 << 20, 100 << 20, 3 << 30] {
+                    let g = Geometry::plan(Level::Rs, k, m, chunk, size, None, None);
+                    let Ok(g) = g else { continue };
+                    assert!(g.slots_offset % chunk == 0);
+                    assert!(g.slots_offset + g.slots * chunk <= g.superblock_c());
+                    let mut seen = std::collections::HashSet::new();
+                    for page in 0..(g.map_pages() + g.root_pages()).min(500) {
+                        for place in 0..2 {
+                            let copies = g.page_copies(page, place);
+                            let members: std::collections::HashSet<_> =
+                                copies.iter().map(|c| c.0).collect();
+                            assert_eq!(members.len(), m + 1);
+                            for c in copies {
+                                assert!(c.1 >= g.pages_offset && c.1 < g.slots_offset);
+                                assert!(seen.insert(c), "a place is used once");
+                            }
+                        }
+                    }
+                    for slot in 0..10 {
+                        let on: std::collections::HashSet<_> =
+                            (0..k + m).map(|c| g.member_of(Slot(slot), c)).collect();
+                        assert_eq!(on.len(), k + m);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! The superblock: 16 KiB that say what a member is (format.md §3).
+//!
+//! Three copies: A is where an epoch is prepared, B and C hold the epoch in force. They are written
+//! one at a time with a flush between, so that a cut never tears all of them.
+
+use evenkeel_journal::bytes::{
+    crc_without, get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64, put_u128,
+};
+use evenkeel_journal::{Buf, Lsn};
+
+use crate::codec::Level;
+use crate::geometry::{Geometry, SUPERBLOCK_BYTES};
+use crate::status::MemberState;
+
+/// First bytes of a member's superblock.
+pub const MAGIC: [u8; 8] = *b"EVNKEEL1";
+/// Version of the format.
+pub const VERSION: u32 = 1;
+/// Features that may be ignored.
+pub const COMPAT_KNOWN: u64 = 0;
+/// Features that must be known to write.
+pub const RO_COMPAT_KNOWN: u64 = 0;
+/// Features that must be known at all.
+pub const INCOMPAT_KNOWN: u64 = 0;
+/// Bytes of a name at most.
+pub const NAME_MAX: usize = 32;
+/// Epochs that are remembered.
+pub const HISTORY: usize = 64;
+
+const AT_CRC: usize = 56;
+const AT_NAME: usize = 352;
+const AT_HISTORY: usize = 512;
+const AT_MEMBERS: usize = 2048;
+const HISTORY_ENTRY: usize = 24;
+const MEMBER_ENTRY: usize = 56;
+
+/// Whether an epoch counts already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Written to copy A; counts only if every survivor bears it.
+    Prepared,
+    /// All survivors bear it.
+    InForce,
+}
+
+/// An entry of the member table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemberEntry {
+    /// The member's own identity.
+    pub uuid: u128,
+    /// Its state in this epoch.
+    pub state: MemberState,
+    /// The tail when it failed: what was changed at or after it is missing there.
+    pub failed_at: Lsn,
+}
+
+/// The superblock of one member.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Superblock {
+    /// UUID of the array.
+    pub array: u128,
+    /// Own index in the member table.
+    pub index: u8,
+    /// Number of the epoch.
+    pub epoch: u64,
+    /// Its random identity.
+    pub epoch_id: u128,
+    /// Identity of the epoch before.
+    pub parent: u128,
+    /// Prepared or in force.
+    pub phase: Phase,
+    /// The last stop emptied the log.
+    pub clean: bool,
+    /// Rises when the array grows.
+    pub generation: u32,
+    /// Shape.
+    pub geometry: Geometry,
+    /// Boot of the machine that holds it.
+    pub boot: u128,
+    /// Run directory of the daemon that holds it.
+    pub run_dir: u128,
+    /// Ring of the daemon that holds it; 0 for none.
+    pub ring: u128,
+    /// Seconds since 1970 when it was made.
+    pub created: u64,
+    /// Name.
+    pub name: String,
+    /// Earlier epochs in force, newest first: number and identity.
+    pub history: Vec<(u64, u128)>,
+    /// The members.
+    pub members: Vec<MemberEntry>,
+}
+
+/// Why bytes are no superblock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BadSuperblock {
+    /// No magic: something else or nothing.
+    Absent,
+    /// The magic is there, the rest is damaged.
+    Damaged,
+    /// It needs a newer version.
+    Unsupported(String),
+}
+
+fn state_number(s: MemberState) -> u8 {
+    match s {
+        MemberState::Active => 1,
+        MemberState::Spare => 2,
+        MemberState::Rebuilding => 3,
+        MemberState::Failing => 4,
+        MemberState::Failed => 5,
+        MemberState::Missing => 6,
+        MemberState::Stale => 7,
+    }
+}
+
+fn state_from(n: u8) -> Option<MemberState> {
+    Some(match n {
+        1 => MemberState::Active,
+        2 => MemberState::Spare,
+        3 => MemberState::Rebuilding,
+        4 => MemberState::Failing,
+        5 => MemberState::Failed,
+        6 => MemberState::Missing,
+        7 => MemberState::Stale,
+        _ => return None,
+    })
+}
+
+impl Superblock {
+    /// Own identity.
+    #[must_use]
+    pub fn uuid(&self) -> u128 {
+        self.members[usize::from(self.index)].uuid
+    }
+
+    /// The bytes of the copy that lies at byte `at` of member `index`.
+    #[must_use]
+    pub fn encode(&self, index: u8, at: u64) -> Buf {
+        let mut b = Buf::zeroed(SUPERBLOCK_BYTES as usize);
+        b[..8].copy_from_slice(&MAGIC);
+        put_u32(&mut b, 8, VERSION);
+        put_u128(&mut b, 16, self.array);
+        put_u128(&mut b, 32, self.members[usize::from(index)].uuid);
+        put_u64(&mut b, 48, at);
+        put_u32(&mut b, 60, SUPERBLOCK_BYTES as u32);
+        put_u32(&mut b, 104, u32::from(self.phase == Phase::InForce) + 1);
+        put_u32(&mut b, 108, u32::from(self.clean));
+        put_u64(&mut b, 96, self.epoch);
+        put_u128(&mut b, 112, self.epoch_id);
+        put_u128(&mut b, 128, self.parent);
+        let g = &self.geometry;
+        put_u32(&mut b, 144, self.generation);
+        b[148] = g.level.to_u8();
+        put_u16(&mut b, 152, g.data as u16);
+        put_u16(&mut b, 154, g.parity as u16);
+        put_u16(&mut b, 156, self.members.len() as u16);
+        put_u16(&mut b, 158, u16::from(index));
+        put_u32(&mut b, 160, g.chunk_blocks);
+        put_u32(&mut b, 164, evenkeel_journal::BLOCK as u32);
+        put_u64(&mut b, 168, g.stripes);
+        put_u64(&mut b, 176, g.slots);
+        put_u64(&mut b, 184, crate::geometry::LOG_OFFSET);
+        put_u64(&mut b, 192, g.log_rows);
+        put_u64(&mut b, 200, g.pages_offset);
+        put_u64(&mut b, 208, g.map_pages() + g.root_pages());
+        put_u64(&mut b, 232, g.slots_offset);
+        put_u64(&mut b, 240, g.member_bytes);
+        put_u64(&mut b, 248, g.cache_blocks);
+        put_u128(&mut b, 256, self.boot);
+        put_u128(&mut b, 272, self.run_dir);
+        put_u128(&mut b, 288, self.ring);
+        put_u32(&mut b, 304, u32::from(self.ring != 0));
+        put_u64(&mut b, 312, self.created);
+        b[AT_NAME..AT_NAME + self.name.len()].copy_from_slice(self.name.as_bytes());
+        for (i, (number, id)) in self.history.iter().take(HISTORY).enumerate() {
+            let at = AT_HISTORY + i * HISTORY_ENTRY;
+            put_u64(&mut b, at, *number);
+            put_u128(&mut b, at + 8, *id);
+        }
+        for (i, m) in self.members.iter().enumerate() {
+            let at = AT_MEMBERS + i * MEMBER_ENTRY;
+            put_u128(&mut b, at, m.uuid);
+            b[at + 16] = state_number(m.state);
+            put_u64(&mut b, at + 24, m.failed_at.0);
+        }
+        let crc = crc_without(&b, AT_CRC);
+        put_u32(&mut b, AT_CRC, crc);
+        b
+    }
+
+    /// The superblock in `b`, which was read at byte `at`.
+    pub fn decode(b: &[u8], at: u64) -> Result<Superblock, BadSuperblock> {
+        if b.len() < SUPERBLOCK_BYTES as usize || b[..8] != MAGIC {
+            return Err(BadSuperblock::Absent);
+        }
+        if get_u32(b, AT_CRC) != crc_without(&b[..SUPERBLOCK_BYTES as usize], AT_CRC)
+            || get_u64(b, 48) != at
+        {
+            return Err(BadSuperblock::Damaged);
+        }
+        if get_u32(b, 8) != VERSION {
+            let v = get_u32(b, 8);
+            return Err(BadSuperblock::Unsupported(format!(
+                "it has format version {v}, this program knows version {VERSION}"
+            )));
+        }
+        let incompat = get_u64(b, 80) & !INCOMPAT_KNOWN;
+        let ro = get_u64(b, 72) & !RO_COMPAT_KNOWN;
+        if incompat | ro != 0 {
+            return Err(BadSuperblock::Unsupported(format!(
+                "it uses features that this program does not know (flags {:#x})",
+                incompat | ro
+            )));
+        }
+        Self::decode_fields(b).ok_or(BadSuperblock::Damaged)
+    }
+
+    fn decode_fields(b: &[u8]) -> Option<Superblock> {
+        let n = usize::from(get_u16(b, 156));
+        let (data, parity) = (usize::from(get_u16(b, 152)), usize::from(get_u16(b, 154)));
+        let geometry = Geometry {
+            level: Level::from_u8(b[148])?,
+            data,
+            parity,
+            chunk_blocks: get_u32(b, 160),
+            stripes: get_u64(b, 168),
+            slots: get_u64(b, 176),
+            log_rows: get_u64(b, 192),
+            pages_offset: get_u64(b, 200),
+            slots_offset: get_u64(b, 232),
+            member_bytes: get_u64(b, 240),
+            cache_blocks: get_u64(b, 248),
+        };
+        let index = get_u16(b, 158);
+        let sane = n <= 255
+            && data >= 1
+            && parity >= 1
+            && n == data + parity
+            && usize::from(index) < n
+            && get_u32(b, 164) == evenkeel_journal::BLOCK as u32
+            && get_u64(b, 184) == crate::geometry::LOG_OFFSET
+            && (1..=256).contains(&geometry.chunk_blocks)
+            && geometry.stripes >= 1
+            && geometry.slots <= u64::from(u32::MAX - 1)
+            && geometry.slots >= geometry.stripes
+            && geometry.log_rows >= 16
+            && geometry.log_rows < 1 << 40
+            && geometry.member_bytes < 1 << 60
+            && geometry.pages_offset < 1 << 60
+            && geometry.slots_offset < 1 << 60
+            && geometry.slots_offset + geometry.slots * geometry.chunk_bytes() + SUPERBLOCK_BYTES
+                <= geometry.member_bytes
+            && geometry.pages_offset >= crate::geometry::LOG_OFFSET
+            && geometry.pages_offset < geometry.slots_offset
+            && geometry.cache_blocks < 1 << 32;
+        if !sane {
+            return None;
+        }
+        let name = &b[AT_NAME..AT_NAME + NAME_MAX];
+        let name = &name[..name.iter().position(|c| *c == 0).unwrap_or(NAME_MAX)];
+        let mut members = Vec::new();
+        for i in 0..n {
+            let at = AT_MEMBERS + i * MEMBER_ENTRY;
+            members.push(MemberEntry {
+                uuid: get_u128(b, at),
+                state: state_from(b[at + 16])?,
+                failed_at: Lsn(get_u64(b, at + 24)),
+            });
+        }
+        let history = (0..HISTORY)
+            .map(|i| AT_HISTORY + i * HISTORY_ENTRY)
+            .map(|at| (get_u64(b, at), get_u128(b, at + 8)))
+            .take_while(|(_, id)| *id != 0);
+        Some(Superblock {
+            array: get_u128(b, 16),
+            index: index as u8,
+            epoch: get_u64(b, 96),
+            epoch_id: get_u128(b, 112),
+            parent: get_u128(b, 128),
+            phase: match get_u32(b, 104) {
+                1 => Phase::Prepared,
+                2 => Phase::InForce,
+                _ => return None,
+            },
+            clean: get_u32(b, 108) & 1 != 0,
+            generation: get_u32(b, 144),
+            geometry,
+            boot: get_u128(b, 256),
+            run_dir: get_u128(b, 272),
+            ring: get_u128(b, 288),
+            created: get_u64(b, 312),
+            name: String::from_utf8(name.to_vec()).ok()?,
+            history: history.collect(),
+            members,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A superblock of a raid6 4+2 with all members active.
+    pub(crate) fn sample() -> Superblock {
+        let geometry =
+            Geometry::plan(Level::Raid6, 4, 2, 65536, 256 << 20, None, None).expect("fits");
+        let member = |i: u128| MemberEntry {
+            uuid: 100 + i,
+            state: MemberState::Active,
+            failed_at: Lsn(0),
+        };
+        Superblock {
+            array: 7,
+            index: 0,
+            epoch: 5,
+            epoch_id: 55,
+            parent: 44,
+            phase: Phase::InForce,
+            clean: false,
+            generation: 1,
+            geometry,
+            boot: 1,
+            run_dir: 2,
+            ring: 3,
+            created: 4,
+            name: "data".into(),
+            history: vec![(4, 44), (3, 33)],
+            members: (0..6).map(member).collect(),
+        }
+    }
+
+    #[test]
+    fn a_superblock_comes_back_and_any_flip_is_noticed() {
+        let s = sample();
+        let b = s.encode(3, 4096);
+        let back = Superblock::decode(&b, 4096).expect("whole");
+        assert_eq!(back, Superblock { index: 3, ..s });
+        assert_eq!(Superblock::decode(&b, 65536), Err(BadSuperblock::Damaged));
+        for at in (0..b.len()).step_by(7) {
+            let mut c = b.to_vec();
+            c[at] ^= 0x10;
+            assert!(Superblock::decode(&c, 4096).is_err(), "flip at {at}");
+        }
+    }
+}
