@@ -1,0 +1,96 @@
+//! The command's half of the control socket: one request, one answer, on a blocking socket.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Answer, Failure, Request, socket_path};
+
+/// Longest answer: the status of the widest array with long paths fits.
+const MAX_ANSWER: usize = 4 << 20;
+/// How long a connected daemon may take to read a request.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a daemon may take for an answer that needs no I/O.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why there is no answer, or not the one that was wanted.
+#[derive(Debug)]
+pub enum CallError {
+    /// No daemon listens there.
+    NoDaemon,
+    /// A daemon listens, but the conversation failed.
+    Io(io::Error),
+    /// The daemon refused, or what it did failed.
+    Failed(Failure),
+}
+
+impl std::fmt::Display for CallError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CallError::NoDaemon => f.write_str("no daemon runs for this array"),
+            CallError::Io(e) => write!(f, "the daemon does not answer: {e}"),
+            CallError::Failed(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+/// Asks the daemon of the array `name` and waits for its answer.
+///
+/// # Errors
+/// See [`CallError`].
+pub fn call(run_dir: &Path, name: &str, request: &Request) -> Result<Value, CallError> {
+    call_socket(&socket_path(run_dir, name), request)
+}
+
+/// Asks the daemon that listens at `path`.
+///
+/// # Errors
+/// See [`CallError`].
+pub fn call_socket(path: &Path, request: &Request) -> Result<Value, CallError> {
+    let stream = UnixStream::connect(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => CallError::NoDaemon,
+        _ => CallError::Io(e),
+    })?;
+    let line = converse(stream, request).map_err(CallError::Io)?;
+    match serde_json::from_slice(&line) {
+        Ok(Answer::Ok(value)) => Ok(value),
+        Ok(Answer::Error(failure)) => Err(CallError::Failed(failure)),
+        Err(e) => Err(CallError::Io(e.into())),
+    }
+}
+
+fn converse(mut stream: UnixStream, request: &Request) -> io::Result<Vec<u8>> {
+    stream.set_write_timeout(Some(SEND_TIMEOUT))?;
+    stream.set_read_timeout(match request {
+        Request::Status => Some(STATUS_TIMEOUT),
+        // Bounded by the daemon, which knows what it waits for.
+        _ => None,
+    })?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+
+    let mut answer = Vec::new();
+    let mut chunk = [0; 4096];
+    while !answer.contains(&b'\n') {
+        let n = stream.read(&mut chunk)?;
+        if n == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "it closed the connection without an answer",
+            ));
+        }
+        answer.extend_from_slice(&chunk[..n]);
+        if answer.len() > MAX_ANSWER {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its answer is too long"));
+        }
+    }
+    let end = answer.iter().position(|b| *b == b'\n').unwrap_or(answer.len());
+    answer.truncate(end);
+    Ok(answer)
+}

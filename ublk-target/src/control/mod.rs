@@ -1,0 +1,146 @@
+//! The control socket of a daemon, RUN/NAME.sock: one JSON object a line each way.
+//!
+//! A request is `{"op":"status"}`, `{"op":"stop","force":false}`, `{"op":"fail","disk":"/dev/sdb"}`
+//! or `{"op":"wait","what":"destage","timeout_s":60}`; its answer is `{"ok":…}` or
+//! `{"error":{"code":N,"message":"…"}}`, where the code is an exit code of the command. A line that
+//! is no request is answered with an error (code 2).
+//!
+//! - [`server`] the daemon's half, on the engine's ring: it never blocks and bounds what it takes;
+//! - [`client`] the command's half, on a blocking socket.
+
+pub mod client;
+pub mod server;
+#[cfg(test)]
+#[path = "tests.rs"]
+mod both_halves;
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use evenkeel_raid::{ArrayError, Status};
+
+/// Longest line of a request.
+pub const MAX_LINE: usize = 64 << 10;
+
+/// What the command asks of a daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Request {
+    /// What `status --json` prints.
+    Status,
+    /// Stop: close the front end, destage, mark the members clean, end.
+    Stop {
+        /// Also while the device is open.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Fail a member.
+    Fail {
+        /// Its path.
+        disk: String,
+    },
+    /// Wait until something is done.
+    Wait {
+        /// What.
+        what: WaitFor,
+        /// Give up after this many seconds.
+        #[serde(default)]
+        timeout_s: Option<f64>,
+    },
+}
+
+/// What `wait` waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaitFor {
+    /// All that is dirty at the call is in its slots.
+    Destage,
+}
+
+/// Why a request was not done: the exit code of the command and a full sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Exit code.
+    pub code: u8,
+    /// One or more full sentences.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with this exit code and sentence.
+    pub fn new(code: u8, message: impl Into<String>) -> Failure {
+        Failure { code, message: message.into() }
+    }
+}
+
+impl From<ArrayError> for Failure {
+    fn from(e: ArrayError) -> Failure {
+        Failure::new(e.kind.exit_code(), e.message)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// Done; the value depends on the request.
+    Ok(Value),
+    /// Not done.
+    Error(Failure),
+}
+
+/// What the daemon does for the control socket. Clones share it.
+pub trait Commands: Clone + 'static {
+    /// The array's status, with device and via filled in.
+    fn status(&self) -> Status;
+    /// How often the device is open (ublk), or how many clients are connected (NBD).
+    fn open_count(&self) -> usize;
+    /// Fails the member with this path, durably.
+    fn fail(&self, disk: &str) -> impl Future<Output = Result<(), ArrayError>>;
+    /// Brings everything that is dirty now into its slots.
+    fn destage(&self) -> impl Future<Output = Result<(), ArrayError>>;
+    /// Takes no more requests, finishes those under way, closes the front end and stops the
+    /// array. Called once.
+    fn stop(&self) -> impl Future<Output = Result<(), ArrayError>>;
+    /// Called after the answer to a stop was sent, whether it went well or not: the process may
+    /// end now.
+    fn quit(&self);
+}
+
+/// Where the control socket of the array `name` lies.
+#[must_use]
+pub fn socket_path(run_dir: &Path, name: &str) -> PathBuf {
+    run_dir.join(format!("{name}.sock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_as_documented() {
+        let ask = |s: &str| serde_json::from_str::<Request>(s);
+        assert_eq!(ask(r#"{"op":"status"}"#).unwrap(), Request::Status);
+        assert_eq!(ask(r#"{"op":"stop"}"#).unwrap(), Request::Stop { force: false });
+        let wait = Request::Wait { what: WaitFor::Destage, timeout_s: Some(1.5) };
+        assert_eq!(ask(r#"{"op":"wait","what":"destage","timeout_s":1.5}"#).unwrap(), wait);
+        assert!(ask(r#"{"op":"wait","what":"godot"}"#).is_err());
+        assert!(ask(r#"{"op":"fail"}"#).is_err());
+        let line = |a: &Answer| serde_json::to_string(a).unwrap();
+        assert_eq!(line(&Answer::Ok(Value::Null)), r#"{"ok":null}"#);
+        let failed = Answer::Error(Failure::new(13, "Held."));
+        assert_eq!(line(&failed), r#"{"error":{"code":13,"message":"Held."}}"#);
+        assert_eq!(serde_json::from_str::<Answer>(&line(&failed)).unwrap(), failed);
+    }
+}

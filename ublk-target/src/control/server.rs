@@ -1,0 +1,236 @@
+//! The daemon's half of the control socket.
+//!
+//! What must hold: whatever is sent, the engine goes on; a line is at most [`MAX_LINE`] bytes and
+//! [`MAX_CONNECTIONS`] clients are heard at a time. An answer that takes long (`wait`, `stop`)
+//! holds up its own connection alone.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use evenkeel_journal::sync::Signal;
+use evenkeel_journal::uring::Driver;
+use evenkeel_journal::{Buf, Slice, World};
+use evenkeel_raid::ArrayError;
+
+use super::{Answer, Commands, Failure, MAX_LINE, Request, WaitFor};
+use crate::nbd::socket::Socket;
+
+/// Clients heard at a time; more wait to be accepted.
+pub const MAX_CONNECTIONS: usize = 16;
+/// How long a client may take for its next request, and for its answer.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+/// How long a stop without force waits for clients that are just leaving.
+const LEAVE_TIME: Duration = Duration::from_millis(1000);
+/// Longest wait that a client may ask for; no time-out means this.
+const LONGEST_WAIT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+struct State<W: World, C: Commands> {
+    world: W,
+    commands: C,
+    listener: Socket,
+    open: Cell<usize>,
+    changed: Signal,
+    stopping: Cell<bool>,
+}
+
+/// Serves `commands` to whoever connects to `listener`. Runs until the process ends.
+pub fn start<W: World, C: Commands>(
+    world: W,
+    driver: Driver,
+    listener: UnixListener,
+    commands: C,
+) {
+    let state = Rc::new(State {
+        world: world.clone(),
+        commands,
+        listener: Socket::new(listener, driver),
+        open: Cell::new(0),
+        changed: Signal::new(),
+        stopping: Cell::new(false),
+    });
+    world.spawn("control accept", accept(state));
+}
+
+async fn accept<W: World, C: Commands>(s: Rc<State<W, C>>) {
+    loop {
+        while s.open.get() >= MAX_CONNECTIONS {
+            s.changed.wait().await;
+        }
+        match s.listener.accept().await {
+            Ok(socket) => {
+                s.open.set(s.open.get() + 1);
+                let state = Rc::clone(&s);
+                s.world.spawn("control connection", async move {
+                    let _ = converse(&state, &socket).await;
+                    socket.shutdown();
+                    state.open.set(state.open.get() - 1);
+                    state.changed.notify();
+                });
+            }
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => return,
+            // Out of descriptors or memory: that passes.
+            Err(_) => s.world.sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// Requests and answers until the client leaves, or is silent for too long.
+async fn converse<W: World, C: Commands>(s: &Rc<State<W, C>>, socket: &Socket) -> io::Result<()> {
+    let mut buf = Buf::new(MAX_LINE);
+    let mut filled = 0;
+    loop {
+        let Some(end) = buf[..filled].iter().position(|b| *b == b'\n') else {
+            if filled == MAX_LINE {
+                let e = Failure::new(2, "The line is too long to be a request.");
+                return send(s, socket, &Answer::Error(e)).await;
+            }
+            let receive = socket.receive(buf, filled);
+            let Some((got, back)) = within(&s.world, IDLE_TIME, receive).await else {
+                return Ok(());
+            };
+            buf = back;
+            match got? {
+                0 => return Ok(()),
+                n => filled += n,
+            }
+            continue;
+        };
+        let request = serde_json::from_slice(&buf[..end]);
+        buf.copy_within(end + 1..filled, 0);
+        filled -= end + 1;
+        let (done, last) = match request {
+            Ok(Request::Stop { force }) => stop(s, force).await,
+            Ok(request) => (carry_out(s, request).await, false),
+            Err(e) => {
+                (Err(Failure::new(2, format!("This is not a request that I know: {e}."))), false)
+            }
+        };
+        let answer = match done {
+            Ok(value) => Answer::Ok(value),
+            Err(failure) => Answer::Error(failure),
+        };
+        let sent = send(s, socket, &answer).await;
+        if last {
+            s.commands.quit();
+        }
+        sent?;
+    }
+}
+
+async fn send<W: World, C: Commands>(
+    s: &Rc<State<W, C>>,
+    socket: &Socket,
+    answer: &Answer,
+) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    within(&s.world, IDLE_TIME, socket.send(vec![Slice::copy_of(&line)]))
+        .await
+        .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn carry_out<W: World, C: Commands>(
+    s: &Rc<State<W, C>>,
+    request: Request,
+) -> Result<Value, Failure> {
+    match request {
+        Request::Status => serde_json::to_value(s.commands.status())
+            .map_err(|e| Failure::new(1, format!("The status cannot be written: {e}."))),
+        Request::Fail { disk } => {
+            s.commands.fail(&disk).await?;
+            Ok(Value::Null)
+        }
+        Request::Wait { what: WaitFor::Destage, timeout_s } => {
+            let limit = match timeout_s {
+                None => LONGEST_WAIT,
+                Some(t) => Duration::try_from_secs_f64(t)
+                    .map_err(|_| Failure::new(2, "The time-out is not a length of time."))?
+                    .min(LONGEST_WAIT),
+            };
+            match within(&s.world, limit, destage(s)).await {
+                Some(done) => done.map(|()| Value::Null).map_err(Failure::from),
+                None => Err(Failure::new(
+                    1,
+                    format!(
+                        "Not everything is in its place after {} s; it goes on.",
+                        limit.as_secs_f64()
+                    ),
+                )),
+            }
+        }
+        Request::Stop { .. } => Err(Failure::new(1, "A stop is not carried out here.")),
+    }
+}
+
+/// Stops the array. The second value says that this call was the one that did, well or not, so
+/// that the process may end after the answer.
+async fn stop<W: World, C: Commands>(
+    s: &Rc<State<W, C>>,
+    force: bool,
+) -> (Result<Value, Failure>, bool) {
+    if !force && let Err(e) = wait_until_closed(s).await {
+        return (Err(e), false);
+    }
+    if s.stopping.replace(true) {
+        return (Err(Failure::new(1, "The array is being stopped already.")), false);
+    }
+    (s.commands.stop().await.map(|()| Value::Null).map_err(Failure::from), true)
+}
+
+/// Gives clients that have just closed the device the moment it takes to notice.
+async fn wait_until_closed<W: World, C: Commands>(s: &Rc<State<W, C>>) -> Result<(), Failure> {
+    let step = Duration::from_millis(20);
+    let mut waited = Duration::ZERO;
+    while s.commands.open_count() > 0 {
+        if waited >= LEAVE_TIME {
+            return Err(Failure::new(
+                1,
+                format!(
+                    "The device is in use ({} times open), so the array was not stopped. Unmount \
+                     it or disconnect its clients first, or stop with --force.",
+                    s.commands.open_count()
+                ),
+            ));
+        }
+        s.world.sleep(step).await;
+        waited += step;
+    }
+    Ok(())
+}
+
+/// Destages in a task of its own: whoever stops waiting does not break it off.
+async fn destage<W: World, C: Commands>(s: &Rc<State<W, C>>) -> Result<(), ArrayError> {
+    let ended = Rc::new((Cell::new(None), Signal::new()));
+    let (there, commands) = (Rc::clone(&ended), s.commands.clone());
+    s.world.spawn("control destage", async move {
+        there.0.set(Some(commands.destage().await));
+        there.1.notify();
+    });
+    loop {
+        if let Some(done) = ended.0.take() {
+            return done;
+        }
+        ended.1.wait().await;
+    }
+}
+
+/// What `future` gives, or None if that takes longer than `limit`.
+async fn within<W: World, F: Future>(world: &W, limit: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut timer = pin!(world.sleep(limit));
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(out) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(out));
+        }
+        timer.as_mut().poll(cx).map(|()| None)
+    })
+    .await
+}

@@ -1,0 +1,199 @@
+//! Both halves against each other, the daemon being a stand-in.
+
+use std::cell::Cell;
+use std::io::{BufRead, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use evenkeel_journal::World;
+use evenkeel_journal::sync::Signal;
+use evenkeel_journal::uring::{Engine, UringWorld};
+use evenkeel_raid::status::State;
+use evenkeel_raid::{Ack, ArrayError, ErrorKind, Status};
+use serde_json::{Value, json};
+
+use super::client::{CallError, call};
+use super::{Commands, Request, WaitFor, server, socket_path};
+use crate::nbd::socket;
+
+struct Inner {
+    world: UringWorld,
+    open: Cell<usize>,
+    stopped: Cell<bool>,
+    ended: Cell<bool>,
+    quit: Signal,
+}
+
+#[derive(Clone)]
+struct StandIn(Rc<Inner>);
+
+impl Commands for StandIn {
+    fn status(&self) -> Status {
+        Status {
+            name: "tank".into(),
+            uuid: "u".into(),
+            state: State::Healthy,
+            read_only: false,
+            level: "raid5".into(),
+            data: 2,
+            parity: 1,
+            chunk_bytes: 65536,
+            size_bytes: 1 << 30,
+            device: "x".into(),
+            via: "nbd".into(),
+            ack: Ack::Cached,
+            epoch: 1,
+            can_lose: 1,
+            members: Vec::new(),
+            rebuild: None,
+            scrub: None,
+            log: Default::default(),
+            cache: Default::default(),
+            stripes: Default::default(),
+            replay: Default::default(),
+        }
+    }
+
+    fn open_count(&self) -> usize {
+        self.0.open.get()
+    }
+
+    async fn fail(&self, disk: &str) -> Result<(), ArrayError> {
+        match disk {
+            // A device that is closed a moment later.
+            "/leave" => {
+                let inner = Rc::clone(&self.0);
+                inner.open.set(1);
+                self.0.world.spawn("leave", async move {
+                    inner.world.sleep(Duration::from_millis(200)).await;
+                    inner.open.set(0);
+                });
+                Ok(())
+            }
+            "/open" => {
+                self.0.open.set(1);
+                Ok(())
+            }
+            _ => Err(ArrayError::new(ErrorKind::Foreign, format!("{disk} is no member."))),
+        }
+    }
+
+    async fn destage(&self) -> Result<(), ArrayError> {
+        self.0.world.sleep(Duration::from_millis(300)).await;
+        Ok(())
+    }
+
+    async fn stop(&self) -> Result<(), ArrayError> {
+        assert!(!self.0.stopped.replace(true), "stopped once");
+        self.0.world.sleep(Duration::from_millis(50)).await;
+        Ok(())
+    }
+
+    fn quit(&self) {
+        self.0.ended.set(true);
+        self.0.quit.notify();
+    }
+}
+
+fn serve(name: &str) -> (PathBuf, JoinHandle<()>) {
+    let dir = std::env::temp_dir().join(format!("evenkeel-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let (there, ready) = mpsc::channel();
+    let run = dir.clone();
+    let thread = std::thread::spawn(move || {
+        let engine = Engine::new().unwrap();
+        let world = engine.world(&run).unwrap();
+        let stand_in = StandIn(Rc::new(Inner {
+            world: world.clone(),
+            open: Cell::new(0),
+            stopped: Cell::new(false),
+            ended: Cell::new(false),
+            quit: Signal::new(),
+        }));
+        let listener = socket::listen(&socket_path(&run, "tank")).unwrap();
+        server::start(world.clone(), world.driver().clone(), listener, stand_in.clone());
+        there.send(()).unwrap();
+        engine.block_on(async {
+            while !stand_in.0.ended.get() {
+                stand_in.0.quit.wait().await;
+            }
+        });
+        let _ = std::fs::remove_dir_all(&run);
+    });
+    ready.recv().unwrap();
+    (dir, thread)
+}
+
+fn failure(result: Result<Value, CallError>) -> (u8, String) {
+    match result {
+        Err(CallError::Failed(f)) => (f.code, f.message),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_daemon_is_asked_and_stopped() {
+    let (dir, thread) = serve("control");
+    let ask = |r: &Request| call(&dir, "tank", r);
+    assert_eq!(ask(&Request::Status).unwrap()["name"], "tank");
+    assert_eq!(failure(ask(&Request::Fail { disk: "/x".into() })), (12, "/x is no member.".into()));
+    let wait = |s| Request::Wait { what: WaitFor::Destage, timeout_s: Some(s) };
+    assert_eq!(failure(ask(&wait(0.05))).0, 1);
+    assert_eq!(failure(ask(&wait(-1.0))).0, 2);
+    assert_eq!(ask(&wait(10.0)).unwrap(), Value::Null);
+
+    ask(&Request::Fail { disk: "/open".into() }).unwrap();
+    let (code, message) = failure(ask(&Request::Stop { force: false }));
+    assert!(code == 1 && message.contains("in use"), "{message}");
+    ask(&Request::Fail { disk: "/leave".into() }).unwrap();
+    let before = Instant::now();
+    ask(&Request::Stop { force: false }).unwrap();
+    assert!(before.elapsed() >= Duration::from_millis(150), "it waited for the client to leave");
+    thread.join().unwrap();
+    assert!(matches!(ask(&Request::Status), Err(CallError::NoDaemon)));
+}
+
+#[test]
+fn hostile_lines_get_an_error_and_nothing_else_suffers() {
+    let (dir, thread) = serve("hostile");
+    let path = socket_path(&dir, "tank");
+    let first = |bytes: &[u8]| {
+        let mut s = UnixStream::connect(&path).unwrap();
+        let _ = s.write_all(bytes);
+        let _ = s.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = s.read_to_end(&mut answer);
+        answer.split(|b| *b == b'\n').next().unwrap_or_default().to_vec()
+    };
+    for line in [
+        &b"\n"[..],
+        b"null\n",
+        b"{\"op\":\"dance\"}\n",
+        b"\0\xff\xfe\n",
+        &[b"[".repeat(60_000), b"\n".to_vec()].concat(),
+        &b"x".repeat(65_536),
+    ] {
+        let answer: Value = serde_json::from_slice(&first(line)).expect("one JSON line");
+        assert_eq!(answer["error"]["code"], 2);
+    }
+    first(&b"y".repeat(300_000)); // the answer may be lost with what was not read
+    assert_eq!(first(b"{\"op\":\"status\""), b"", "half a line is no request");
+    let idle: Vec<_> = (0..15).map(|_| UnixStream::connect(&path).unwrap()).collect();
+
+    // Two requests in one go are answered in order.
+    let mut s = UnixStream::connect(&path).unwrap();
+    s.write_all(b"{\"op\":\"fail\",\"disk\":\"/x\"}\n{\"op\":\"stop\"}\n").unwrap();
+    let lines: Vec<Value> = std::io::BufReader::new(s)
+        .lines()
+        .take(2)
+        .map(|l| serde_json::from_str(&l.unwrap()).unwrap())
+        .collect();
+    assert_eq!(lines[0]["error"]["code"], 12);
+    assert_eq!(lines[1], json!({"ok": null}));
+    thread.join().unwrap();
+    drop(idle);
+}

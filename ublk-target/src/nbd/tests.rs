@@ -1,0 +1,352 @@
+//! The server over memory, on a ring of its own, against a client that speaks raw bytes.
+
+use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use evenkeel_journal::uring::{Engine, Remote, UringWorld};
+use evenkeel_journal::{Buf, Slice, World};
+use evenkeel_raid::RequestError;
+
+use super::protocol::{EINVAL, EPERM, REPLY_BYTES};
+use super::server::{MAX_CONNECTIONS, NbdServer, ServerConfig};
+use super::socket;
+use crate::target::BlockTarget;
+
+const SIZE: usize = 8 << 20;
+
+/// Memory that answers late, in an order of its own.
+#[derive(Clone)]
+struct Ram {
+    world: UringWorld,
+    bytes: Rc<RefCell<Vec<u8>>>,
+}
+
+impl Ram {
+    async fn dawdle(&self) {
+        if self.world.random() % 4 == 0 {
+            self.world.sleep(Duration::from_micros(self.world.random() % 2000)).await;
+        }
+    }
+}
+
+impl BlockTarget for Ram {
+    fn size_bytes(&self) -> u64 {
+        SIZE as u64
+    }
+
+    async fn read(&self, at: u64, mut buf: Buf) -> (Result<(), RequestError>, Buf) {
+        self.dawdle().await;
+        let at = at as usize;
+        if at == 13 {
+            return (Err(RequestError::Io), buf);
+        }
+        let len = buf.len();
+        buf.copy_from_slice(&self.bytes.borrow()[at..at + len]);
+        (Ok(()), buf)
+    }
+
+    async fn write(&self, at: u64, data: Slice, _fua: bool) -> Result<(), RequestError> {
+        self.dawdle().await;
+        self.bytes.borrow_mut()[at as usize..at as usize + data.len()].copy_from_slice(&data);
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), RequestError> {
+        self.dawdle().await;
+        Ok(())
+    }
+
+    async fn discard(&self, at: u64, len: u64, _fua: bool) -> Result<(), RequestError> {
+        self.bytes.borrow_mut()[at as usize..(at + len) as usize].fill(0);
+        Ok(())
+    }
+
+    async fn write_zeroes(&self, at: u64, len: u64, fua: bool) -> Result<(), RequestError> {
+        self.discard(at, len, fua).await
+    }
+}
+
+/// A server on a thread of its own; it is closed, and must end, when this is dropped.
+struct Served {
+    dir: PathBuf,
+    remote: Remote,
+    quit: mpsc::Sender<()>,
+    thread: Option<JoinHandle<usize>>,
+}
+
+fn serve(name: &str, read_only: bool) -> Served {
+    let dir = std::env::temp_dir().join(format!("evenkeel-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let (there, ready) = mpsc::channel();
+    let (quit, quitting) = mpsc::channel();
+    let run = dir.clone();
+    let thread = std::thread::spawn(move || {
+        let engine = Engine::new().unwrap();
+        let world = engine.world(&run).unwrap();
+        let target =
+            Ram { world: world.clone(), bytes: Rc::new(RefCell::new(vec![0; SIZE])) };
+        let listener = socket::listen(&run.join("nbd")).unwrap();
+        let config = ServerConfig { name: "ram".into(), read_only };
+        let server =
+            NbdServer::start(world.clone(), world.driver().clone(), listener, target, config);
+        there.send(engine.executor().remote()).unwrap();
+        engine.block_on(async {
+            while quitting.try_recv().is_err() {
+                world.sleep(Duration::from_millis(5)).await;
+            }
+            server.close(Duration::from_millis(300)).await;
+        });
+        server.connections()
+    });
+    Served { dir, remote: ready.recv().unwrap(), quit, thread: Some(thread) }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.quit.send(());
+        self.remote.run(|_| {});
+        let left = self.thread.take().map(|t| t.join().expect("the server ended well"));
+        assert_eq!(left, Some(0), "all connections are closed");
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A client after the haggling.
+struct Client(UnixStream);
+
+impl Client {
+    fn raw(dir: &Path) -> Client {
+        let s = UnixStream::connect(dir.join("nbd")).unwrap();
+        s.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Client(s)
+    }
+
+    fn connect(dir: &Path) -> Client {
+        let mut c = Client::raw(dir);
+        c.get(18);
+        c.put(&3u32.to_be_bytes());
+        c.option(7, &[0; 6]);
+        for _ in 0..3 {
+            let head = c.get(20);
+            c.get(u32::from_be_bytes(head[16..].try_into().unwrap()) as usize);
+        }
+        c
+    }
+
+    fn get(&mut self, len: usize) -> Vec<u8> {
+        let mut b = vec![0; len];
+        self.0.read_exact(&mut b).unwrap();
+        b
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).unwrap();
+    }
+
+    fn option(&mut self, option: u32, data: &[u8]) {
+        let mut b = b"IHAVEOPT".to_vec();
+        b.extend_from_slice(&option.to_be_bytes());
+        b.extend_from_slice(&(data.len() as u32).to_be_bytes());
+        b.extend_from_slice(data);
+        self.put(&b);
+    }
+
+    fn ask(&mut self, command: u16, cookie: u64, at: u64, len: u32, payload: &[u8]) {
+        self.put(&request(command, cookie, at, len, payload));
+    }
+
+    fn reply(&mut self) -> (u64, u32) {
+        let b = self.get(REPLY_BYTES);
+        assert_eq!(b[..4], 0x6744_6698u32.to_be_bytes());
+        let error = u32::from_be_bytes(b[4..8].try_into().unwrap());
+        (u64::from_be_bytes(b[8..].try_into().unwrap()), error)
+    }
+
+    fn call(&mut self, command: u16, at: u64, len: u32, payload: &[u8]) -> Result<Vec<u8>, u32> {
+        self.ask(command, 77, at, len, payload);
+        match self.reply() {
+            (77, 0) => Ok(self.get(if command == 0 { len as usize } else { 0 })),
+            (77, error) => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn request(command: u16, cookie: u64, at: u64, len: u32, payload: &[u8]) -> Vec<u8> {
+    let mut b = 0x2560_9513u32.to_be_bytes().to_vec();
+    b.extend_from_slice(&[0, 0]);
+    b.extend_from_slice(&command.to_be_bytes());
+    b.extend_from_slice(&cookie.to_be_bytes());
+    b.extend_from_slice(&at.to_be_bytes());
+    b.extend_from_slice(&len.to_be_bytes());
+    b.extend_from_slice(payload);
+    b
+}
+
+fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut x = seed | 1;
+    let mut next = move || {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (x >> 33) as u8
+    };
+    std::iter::repeat_with(&mut next).take(len).collect()
+}
+
+#[test]
+fn requests_go_well_and_refusals_leave_the_connection() {
+    let served = serve("refusals", false);
+    let mut c = Client::connect(&served.dir);
+    let end = SIZE as u64;
+    let big = pattern(1, 1 << 20);
+    assert_eq!(c.call(1, 5, 1 << 20, &big), Ok(vec![]));
+    assert_eq!(c.call(0, 5, 1 << 20, &[]), Ok(big.clone()));
+    assert_eq!(c.call(1, end - 2, 3, b"abc"), Err(EINVAL));
+    let over = vec![1; (1 << 20) + 1];
+    assert_eq!(c.call(1, 0, over.len() as u32, &over), Err(EINVAL));
+    assert_eq!(c.call(0, 0, over.len() as u32, &[]), Err(EINVAL));
+    assert_eq!(c.call(9, 0, 1, &[]), Err(EINVAL));
+    assert_eq!(c.call(0, 13, 512, &[]), Err(5), "an error of the target, without data");
+    assert_eq!(c.call(3, 0, 0, &[]), Ok(vec![]));
+    assert_eq!(c.call(4, 100, 50, &[]), Ok(vec![]));
+    assert_eq!(c.call(6, 0, SIZE as u32 - 6000, &[]), Ok(vec![]));
+    assert_eq!(c.call(0, 5, 1 << 20, &[]), Ok(vec![0; 1 << 20]));
+    c.ask(2, 0, 0, 0, &[]);
+    assert_eq!(c.0.read(&mut [0]).unwrap(), 0, "closed, without a reply");
+
+    // A payload that is too long to be read away ends the connection, and that one alone.
+    let mut c = Client::connect(&served.dir);
+    c.ask(1, 1, 0, u32::MAX, &[0; 4096]);
+    assert!(c.0.read(&mut [0]).is_ok_and(|n| n == 0) || c.0.take_error().is_ok());
+    assert_eq!(Client::connect(&served.dir).call(0, 0, 1, &[]), Ok(vec![0]));
+}
+
+#[test]
+fn a_read_only_export_says_so() {
+    let served = serve("read-only", true);
+    let mut c = Client::connect(&served.dir);
+    assert_eq!(c.call(1, 0, 3, b"abc"), Err(EPERM));
+    assert_eq!(c.call(6, 0, 3, &[]), Err(EPERM));
+    assert_eq!(c.call(0, 0, 3, &[]), Ok(vec![0; 3]));
+}
+
+#[test]
+fn many_requests_of_all_sizes_are_kept_apart() {
+    let served = serve("many", false);
+    let threads: Vec<_> = (0..3u64)
+        .map(|t| {
+            let dir = served.dir.clone();
+            std::thread::spawn(move || {
+                let mut c = Client::connect(&dir);
+                let mut rest = c.0.try_clone().unwrap();
+                let region = t * (2 << 20);
+                // Written all at once, split anywhere, while the replies are read.
+                let sizes = [1, 100, 4096, 5000, 65536, 100_000, 300_000, 4096, 4096, 70_000];
+                let place = |i: u64| region + i * 150_000 % 1_500_000 / 4096 * 4096;
+                for round in 0..20 {
+                    let size = |i: u64| sizes[((i + round) % 10) as usize].min(140_000);
+                    let mut out = Vec::new();
+                    for i in 0..10 {
+                        let data = pattern(i + round, size(i));
+                        out.extend(request(1, i, place(i), data.len() as u32, &data));
+                    }
+                    let writer = std::thread::spawn({
+                        let mut s = c.0.try_clone().unwrap();
+                        move || {
+                            for part in out.chunks(77_777) {
+                                s.write_all(part).unwrap();
+                            }
+                        }
+                    });
+                    let mut seen: Vec<u64> = (0..10).map(|_| c.reply().0).collect();
+                    writer.join().unwrap();
+                    seen.sort_unstable();
+                    assert_eq!(seen, (0..10).collect::<Vec<_>>());
+                    for i in 0..10 {
+                        c.ask(0, i, place(i), size(i) as u32, &[]);
+                    }
+                    for _ in 0..10 {
+                        let (cookie, error) = c.reply();
+                        assert_eq!(error, 0);
+                        assert_eq!(c.get(size(cookie)), pattern(cookie + round, size(cookie)));
+                    }
+                }
+                rest.write_all(&request(2, 0, 0, 0, &[])).unwrap();
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|t| t.join().unwrap());
+}
+
+#[test]
+fn a_client_that_takes_no_replies_stalls_itself_alone() {
+    let served = serve("stalled", false);
+    let stalled: Vec<_> = (0..3)
+        .map(|_| {
+            let mut c = Client::connect(&served.dir);
+            c.0.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+            let asks: Vec<u8> =
+                (0..4000).flat_map(|i| request(0, i, 0, 1 << 20, &[])).collect();
+            let _ = c.0.write_all(&asks);
+            c
+        })
+        .collect();
+    let mut c = Client::connect(&served.dir);
+    for i in 0..100 {
+        assert_eq!(c.call(1, i * 4096, 3, b"abc"), Ok(vec![]));
+    }
+    drop(served); // closes in spite of them
+    drop(stalled);
+}
+
+#[test]
+fn more_clients_than_are_served_wait_for_their_turn() {
+    let served = serve("turns", false);
+    let mut first: Vec<_> = (0..MAX_CONNECTIONS).map(|_| Client::connect(&served.dir)).collect();
+    let mut late = Client::raw(&served.dir);
+    late.0.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(late.0.read(&mut [0; 18]).is_err(), "not greeted yet");
+    first.pop();
+    late.0.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(late.get(8), b"NBDMAGIC");
+    assert_eq!(first[0].call(0, 0, 1, &[]), Ok(vec![0]));
+}
+
+#[test]
+fn garbage_ends_its_own_connection() {
+    let served = serve("garbage", false);
+    for seed in 0..200u64 {
+        let mut c =
+            if seed % 2 == 0 { Client::raw(&served.dir) } else { Client::connect(&served.dir) };
+        let mut bytes = pattern(seed, (seed as usize * 37) % 3000);
+        if seed % 3 == 0 && bytes.len() > 4 {
+            bytes[..4].copy_from_slice(&0x2560_9513u32.to_be_bytes());
+        }
+        let _ = c.0.write_all(&bytes);
+        let _ = c.0.shutdown(std::net::Shutdown::Write);
+        let _ = c.0.read_to_end(&mut Vec::new());
+    }
+    assert_eq!(Client::connect(&served.dir).call(0, 0, 1, &[]), Ok(vec![0]));
+}
+
+#[test]
+fn haggling_by_the_oldest_way() {
+    let served = serve("oldest", false);
+    let mut c = Client::raw(&served.dir);
+    c.get(18);
+    c.put(&1u32.to_be_bytes());
+    c.option(8, &[]);
+    assert_eq!(c.get(20)[12..16], (1u32 << 31 | 1).to_be_bytes());
+    c.get(b"this server does not know the option".len());
+    c.option(3, &vec![0; 20_000]);
+    assert_eq!(c.get(20)[12..16], (1u32 << 31 | 9).to_be_bytes());
+    c.get(b"the option's data is too long".len());
+    c.option(1, b"ram");
+    assert_eq!(c.get(134)[..8], (SIZE as u64).to_be_bytes());
+    assert_eq!(c.call(0, 0, 1, &[]), Ok(vec![0]));
+}
