@@ -70,7 +70,12 @@ impl Engine {
         let driver = Driver::new(Rc::new(move |f| f(&mut lent.borrow_mut())));
         let executor = Executor::new()?;
         executor.listen(&driver);
-        Ok(Engine { executor, driver, ring, reaped: RefCell::default() })
+        Ok(Engine {
+            executor,
+            driver,
+            ring,
+            reaped: RefCell::default(),
+        })
     }
 
     /// Its tasks.

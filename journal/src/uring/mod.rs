@@ -19,6 +19,9 @@ pub mod net;
 pub mod shm_ring;
 pub mod world;
 
+#[cfg(test)]
+mod tests;
+
 pub use disk::{Access, UringDisk};
 pub use driver::{Driver, Op, RingAccess};
 pub use engine::Engine;

@@ -51,7 +51,11 @@ fn file_of(dir: &Path, id: u128) -> PathBuf {
 }
 
 fn os(rc: libc::c_int) -> io::Result<()> {
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn lock(file: &File) -> io::Result<()> {
@@ -73,8 +77,8 @@ impl ShmRing {
             .mode(0o600)
             .open(dir)?;
         lock(&file)?;
-        let len = libc::off_t::try_from(bytes)
-            .map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+        let len =
+            libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
         file.set_len(bytes as u64)?;
         // SAFETY: an open descriptor; the call returns an errno.
         match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len) } {
@@ -140,15 +144,25 @@ impl ShmRing {
             return Err(io::Error::last_os_error());
         }
         let at = NonNull::new(at.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let map = Rc::new(Map { at, len: bytes, _file: file });
+        let map = Rc::new(Map {
+            at,
+            len: bytes,
+            _file: file,
+        });
         // SAFETY: mapped as long as the map lives, which the region keeps.
         let region = unsafe { driver.register(at.as_ptr(), bytes, Rc::clone(&map) as _) };
-        Ok(ShmRing { map, _region: region.map(Rc::new) })
+        Ok(ShmRing {
+            map,
+            _region: region.map(Rc::new),
+        })
     }
 
     fn place(&self, at: usize, len: usize) -> NonNull<u8> {
         let end = at.checked_add(len);
-        assert!(end.is_some_and(|end| end <= self.map.len), "outside the ring");
+        assert!(
+            end.is_some_and(|end| end <= self.map.len),
+            "outside the ring"
+        );
         // SAFETY: inside the mapping (asserted).
         unsafe { self.map.at.add(at) }
     }
