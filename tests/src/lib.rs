@@ -1,6 +1,10 @@
 //! What shows that Evenkeel keeps its promises: a simulator that runs the core that ships, an
 //! oracle that knows only requests and answers, and the enumeration of crashes.
 
+pub mod crash;
 pub mod oracle;
 pub mod rng;
 pub mod sim;
+pub mod standin;
+pub mod subject;
+pub mod workload;

@@ -22,6 +22,14 @@ mod tests;
 pub use check::Violation;
 pub use content::{decode, pattern};
 
+/// What the block around byte `at` of a content seems to be, in words.
+#[must_use]
+pub fn describe_block(content: &[u8], at: usize) -> String {
+    let from = at / 4096 * 4096;
+    let block = &content[from..(from + 4096).min(content.len())];
+    content::describe(block, from as u64, content.len() as u64, u64::MAX >> 24)
+}
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 

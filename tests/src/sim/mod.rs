@@ -8,6 +8,8 @@
 pub mod disk;
 pub mod image;
 pub mod ring;
+#[cfg(test)]
+mod tests;
 pub mod world;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,97 @@
+//! What the crash tests ask of a block device: the array, or a stand-in that tests the tests.
+
+use std::future::Future;
+use std::rc::Rc;
+
+use crate::sim::{SimDisk, SimWorld};
+
+/// The shape of the device under test.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Setup {
+    /// Name for people and for `--geometry`.
+    pub name: &'static str,
+    /// Level, as `create --level` takes it.
+    pub level: &'static str,
+    /// k.
+    pub data: usize,
+    /// m.
+    pub parity: usize,
+    /// Bytes of a chunk.
+    pub chunk: u64,
+    /// Bytes of a member.
+    pub member: u64,
+    /// Bytes of the log area on every member.
+    pub log: u64,
+    /// Bytes of the cache.
+    pub cache: u64,
+}
+
+impl Setup {
+    /// n.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.data + self.parity
+    }
+
+    /// Bytes of a stripe.
+    #[must_use]
+    pub fn stripe(&self) -> u64 {
+        self.chunk * self.data as u64
+    }
+}
+
+/// How to start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct How {
+    /// Acknowledge when durable.
+    pub durable: bool,
+    /// Start although k or more members are absent.
+    pub accept_missing: bool,
+    /// Write nothing.
+    pub read_only: bool,
+}
+
+/// Why a start failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StartError {
+    /// Too few members without a person's word.
+    TooFew,
+    /// Anything else.
+    Other(String),
+}
+
+/// A block device under test. Errors are texts for people.
+pub trait Subject: Clone + 'static {
+    /// Makes a new device.
+    fn create(
+        world: &SimWorld,
+        disks: &[SimDisk],
+        setup: &Setup,
+    ) -> impl Future<Output = Result<(), String>>;
+    /// Starts it.
+    fn start(
+        world: &SimWorld,
+        disks: &[SimDisk],
+        setup: &Setup,
+        how: How,
+    ) -> impl Future<Output = Result<Self, StartError>>;
+    /// Bytes of the device.
+    fn size(&self) -> u64;
+    /// Largest write in bytes.
+    fn largest(&self) -> u64;
+    /// Reads into a new vector.
+    fn read(&self, at: u64, len: u64) -> impl Future<Output = Result<Vec<u8>, String>>;
+    /// Writes.
+    fn write(&self, at: u64, data: Rc<[u8]>, fua: bool)
+    -> impl Future<Output = Result<(), String>>;
+    /// Flushes.
+    fn flush(&self) -> impl Future<Output = Result<(), String>>;
+    /// Discards.
+    fn discard(&self, at: u64, len: u64, fua: bool) -> impl Future<Output = Result<(), String>>;
+    /// Brings everything dirty into its place.
+    fn destage(&self) -> impl Future<Output = Result<(), String>>;
+    /// Fails a member by order of a person.
+    fn fail_member(&self, id: usize) -> impl Future<Output = Result<(), String>>;
+    /// Stops cleanly.
+    fn stop(&self) -> impl Future<Output = Result<(), String>>;
+}
