@@ -2,6 +2,7 @@
 //! oracle that knows only requests and answers, and the enumeration of crashes.
 
 pub mod crash;
+pub mod evenkeel;
 pub mod oracle;
 pub mod rng;
 pub mod sim;

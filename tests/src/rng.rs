@@ -45,7 +45,7 @@ impl Rng {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
@@ -55,7 +55,7 @@ impl Rng {
         if n == 0 {
             0
         } else {
-            ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
+            ((u128::from(self.draw()) * u128::from(n)) >> 64) as u64
         }
     }
 
@@ -85,7 +85,7 @@ mod tests {
     fn mixing_can_be_undone() {
         let mut r = Rng::new(1);
         for _ in 0..1000 {
-            let x = r.next();
+            let x = r.draw();
             assert_eq!(unmix(mix(x)), x);
         }
     }
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_seed_is_a_stream() {
         let (mut a, mut b) = (Rng::new(7), Rng::new(7));
-        assert!((0..100).all(|_| a.next() == b.next()));
+        assert!((0..100).all(|_| a.draw() == b.draw()));
         assert!((0..1000).all(|_| a.below(10) < 10));
     }
 }

@@ -108,10 +108,14 @@ impl<const FLAW: u8> StandIn<FLAW> {
     }
 
     async fn flush_disk(&self) -> Result<(), String> {
+        self.0.disk.flush().await.map_err(text)
+    }
+
+    async fn flush_request(&self) -> Result<(), String> {
         if FLAW == NO_FLUSH {
             Ok(())
         } else {
-            self.0.disk.flush().await.map_err(text)
+            self.flush_disk().await
         }
     }
 

@@ -255,7 +255,7 @@ impl Case<'_> {
         let floor = self.floor(crash.mode);
 
         let found = shot.survive(crash.mode);
-        let left = found.without(&crash.lost).shuffled(rng.next());
+        let left = found.without(&crash.lost).shuffled(rng.draw());
         let never_failed = crash.lost.iter().filter(|d| !failed.contains(d)).count();
         let refusal = if never_failed >= k {
             Refusal::Must
@@ -303,7 +303,7 @@ impl Case<'_> {
                     shots[rng.index(shots.len())].survive(any_mode(&mut rng))
                 };
                 let e = pick(&mut rng);
-                let from = rejoin(from).without(&e).shuffled(rng.next());
+                let from = rejoin(from).without(&e).shuffled(rng.draw());
                 let read_only = rng.one_in(4);
                 let again = self
                     .start_and_read::<S>(4, &from, later, read_only)
@@ -313,7 +313,7 @@ impl Case<'_> {
             Sequel::Crash => {
                 let e = pick(&mut rng);
                 let from = rejoin(first.left.survive(any_mode(&mut rng)));
-                let from = from.without(&e).shuffled(rng.next());
+                let from = from.without(&e).shuffled(rng.draw());
                 let again = self
                     .start_and_read::<S>(2, &from, later, false)
                     .map_err(step)?;
@@ -325,7 +325,7 @@ impl Case<'_> {
                 let mode = any_mode(&mut rng);
                 let same = rng.one_in(2);
                 let e = if same { Vec::new() } else { pick(&mut rng) };
-                let from = cut.survive(mode).without(&e).shuffled(rng.next());
+                let from = cut.survive(mode).without(&e).shuffled(rng.draw());
                 let refusal = if refusal == Refusal::Never {
                     later
                 } else {
@@ -373,7 +373,7 @@ impl Case<'_> {
                 let shots = sim.recorded();
                 let from = started as usize;
                 let cut = &shots[from + rng.index(shots.len() - from)];
-                let again = rejoin(cut.survive(mode)).without(&e).shuffled(rng.next());
+                let again = rejoin(cut.survive(mode)).without(&e).shuffled(rng.draw());
                 let again = self
                     .start_and_read::<S>(2, &again, later, false)
                     .map_err(step)?;

@@ -193,6 +193,22 @@ impl Oracle {
         self.log.borrow().length
     }
 
+    /// The first `mark` entries of the history, in words: what began and ended, in order.
+    #[must_use]
+    pub fn story(&self, mark: usize) -> String {
+        let log = self.log.borrow();
+        let mut lines: Vec<(usize, String)> = Vec::new();
+        for r in &log.requests {
+            lines.push((r.submitted, format!("  {} begins", r.name())));
+            if let Some(end) = r.acknowledged {
+                lines.push((end, format!("  {} is acknowledged", r.name())));
+            }
+        }
+        lines.sort();
+        let shown = lines.into_iter().filter(|(when, _)| *when < mark);
+        shown.map(|(_, line)| line).collect::<Vec<_>>().join("\n")
+    }
+
     /// Requests that failed, in words.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {

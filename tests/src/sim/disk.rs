@@ -133,13 +133,19 @@ pub struct DiskImage {
     inflight: Vec<Rc<Change>>,
 }
 
+/// The path of a simulated disk.
+#[must_use]
+pub fn path_of(id: usize) -> String {
+    format!("/sim/disk{id}")
+}
+
 impl DiskImage {
     /// An empty disk.
     #[must_use]
     pub fn empty(id: usize, bytes: u64) -> DiskImage {
         DiskImage {
             id,
-            path: format!("/sim/disk{id}"),
+            path: path_of(id),
             medium: Image::zeros(bytes),
             volatile: Vec::new(),
             inflight: Vec::new(),
@@ -416,16 +422,19 @@ pub(super) struct Op {
     slot: Rc<Slot>,
 }
 
+/// How an operation ended, with the buffer of a read.
+type End = (Result<(), DiskError>, Option<Buf>);
+
 #[derive(Default)]
 struct Slot {
-    end: RefCell<Option<(Result<(), DiskError>, Option<Buf>)>>,
+    end: RefCell<Option<End>>,
     waker: Cell<Option<Waker>>,
 }
 
 struct Wait(Rc<Slot>);
 
 impl Future for Wait {
-    type Output = (Result<(), DiskError>, Option<Buf>);
+    type Output = End;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.0.end.borrow_mut().take() {
             Some(end) => Poll::Ready(end),
@@ -635,7 +644,7 @@ impl Disk for SimDisk {
                 _ => {
                     let mut garbage = [0; PAGE];
                     garbage.chunks_exact_mut(8).for_each(|w| {
-                        w.copy_from_slice(&rng.next().to_le_bytes());
+                        w.copy_from_slice(&rng.draw().to_le_bytes());
                     });
                     Some(Rc::new(garbage))
                 }

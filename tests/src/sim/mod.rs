@@ -17,7 +17,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::str::FromStr;
 
-pub use disk::{Counters, DiskImage, Fault, SimDisk};
+pub use disk::{Counters, DiskImage, Fault, SimDisk, path_of};
 pub use image::{Image, PAGE};
 pub use ring::{SimRing, Store};
 pub use world::{SimWorld, Simulation};

@@ -527,7 +527,7 @@ impl World for SimWorld {
     }
 
     fn random(&self) -> u64 {
-        self.0.chance.borrow_mut().next()
+        self.0.chance.borrow_mut().draw()
     }
 
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {

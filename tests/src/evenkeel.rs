@@ -1,0 +1,158 @@
+//! The array itself as the subject of the crash tests.
+
+use std::rc::Rc;
+
+use evenkeel_journal::{Buf, Disk, Slice};
+use evenkeel_raid::codec::Level;
+use evenkeel_raid::geometry::Geometry;
+use evenkeel_raid::{Ack, Array, CreateOptions, ErrorKind, MAX_REQUEST, StartOptions, create};
+
+use crate::sim::{SimDisk, SimWorld};
+use crate::subject::{How, Setup, StartError, Subject};
+
+/// Stripes of the devices under test: small, so that a start takes a millisecond.
+const STRIPES: u64 = 8;
+
+fn shape(name: &'static str, level: &'static str, data: usize, parity: usize, chunk: u64) -> Setup {
+    let parsed: Level = level.parse().expect("a level");
+    let grain = 65536;
+    let member = (1..1024)
+        .map(|i| i * grain)
+        .find(|bytes| {
+            let plan = Geometry::plan(parsed, data, parity, chunk, *bytes, Some(4096), Some(4096));
+            plan.is_ok_and(|g| g.stripes >= STRIPES)
+        })
+        .expect("some size fits");
+    Setup {
+        name,
+        level,
+        data,
+        parity,
+        chunk,
+        member,
+        log: 4096,
+        cache: 4096,
+    }
+}
+
+/// The geometries of the crash tests. Log and cache are the smallest that the array takes.
+#[must_use]
+pub fn setups() -> Vec<Setup> {
+    vec![
+        shape("raid5-2+1", "raid5", 2, 1, 8192),
+        shape("raid6-4+2", "raid6", 4, 2, 8192),
+        shape("rs-3+3", "rs", 3, 3, 16384),
+    ]
+}
+
+/// An array in the simulated world.
+#[derive(Clone)]
+pub struct Evenkeel(Array<SimWorld>);
+
+fn text(e: impl std::fmt::Display) -> String {
+    e.to_string()
+}
+
+impl Evenkeel {
+    /// The array.
+    #[must_use]
+    pub fn array(&self) -> &Array<SimWorld> {
+        &self.0
+    }
+}
+
+impl Subject for Evenkeel {
+    async fn create(world: &SimWorld, disks: &[SimDisk], setup: &Setup) -> Result<(), String> {
+        let options = CreateOptions {
+            name: "sim".to_owned(),
+            level: setup.level.parse().expect("a level"),
+            data: setup.data,
+            parity: setup.parity,
+            chunk_bytes: setup.chunk,
+            log_bytes: Some(setup.log),
+            cache_bytes: Some(setup.cache),
+            force: false,
+        };
+        create(world, disks, &options)
+            .await
+            .map(|_| ())
+            .map_err(text)
+    }
+
+    async fn start(
+        world: &SimWorld,
+        disks: &[SimDisk],
+        _: &Setup,
+        how: How,
+    ) -> Result<Self, StartError> {
+        let options = StartOptions {
+            ack: if how.durable {
+                Ack::Durable
+            } else {
+                Ack::Cached
+            },
+            read_only: how.read_only,
+            accept_missing: how.accept_missing,
+            ..StartOptions::default()
+        };
+        match Array::start(world, disks, &options, &|_| ()).await {
+            Ok(array) => Ok(Evenkeel(array)),
+            Err(e) if e.kind == ErrorKind::TooFew => Err(StartError::TooFew),
+            Err(e) => Err(StartError::Other(format!(
+                "{e} (exit code {})",
+                e.kind.exit_code()
+            ))),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    fn largest(&self) -> u64 {
+        (MAX_REQUEST as u64).min(self.size())
+    }
+
+    async fn read(&self, at: u64, len: u64) -> Result<Vec<u8>, String> {
+        let (result, buf) = self.0.read(at, Buf::new(len as usize)).await;
+        result.map(|()| buf.to_vec()).map_err(text)
+    }
+
+    async fn write(&self, at: u64, data: Rc<[u8]>, fua: bool) -> Result<(), String> {
+        self.0
+            .write(at, Slice::copy_of(&data), fua)
+            .await
+            .map_err(text)
+    }
+
+    async fn flush(&self) -> Result<(), String> {
+        self.0.flush().await.map_err(text)
+    }
+
+    async fn discard(&self, at: u64, len: u64, fua: bool) -> Result<(), String> {
+        self.0.discard(at, len, fua).await.map_err(text)
+    }
+
+    async fn destage(&self) -> Result<(), String> {
+        self.0.destage_all().await.map_err(text)
+    }
+
+    async fn fail_member(&self, id: usize) -> Result<(), String> {
+        let path = crate::sim::path_of(id);
+        let member = self
+            .0
+            .member_by_path(&path)
+            .ok_or("no member has this path")?;
+        self.0.fail_member(member).await.map_err(text)
+    }
+
+    async fn stop(&self) -> Result<(), String> {
+        self.0.stop().await.map_err(text)
+    }
+}
+
+/// The path of a simulated disk, as the array knows it.
+#[must_use]
+pub fn path(disk: &SimDisk) -> String {
+    disk.facts().path
+}
