@@ -242,9 +242,8 @@ impl Driver {
         let spec = Box::new(types::Timespec::from(d));
         let entry = opcode::Timeout::new(&raw const *spec).build();
         // SAFETY: the time lies in the box that is kept.
-        Sleep {
-            op: unsafe { self.submit(entry, spec) },
-        }
+        let op = unsafe { self.submit(entry, spec) };
+        Sleep { op }
     }
 
     /// Reads from a descriptor at its own position; `keep` keeps the descriptor open.

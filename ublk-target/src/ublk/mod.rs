@@ -1,0 +1,1 @@
+//! `/dev/ublkbN`, by libublk.
