@@ -182,6 +182,8 @@ struct State {
     on_durable: VecDeque<(Lsn, Release)>,
     want_durable: Lsn,
     want_empty: bool,
+    /// The tail is to be durable although nobody waits for a record.
+    flush_tail: bool,
     room_waiters: usize,
     reserved_places: usize,
     reserved_ring: usize,
@@ -291,6 +293,7 @@ impl<W: World, D: LogDevices> Journal<W, D> {
             on_durable: VecDeque::new(),
             want_durable: Lsn(0),
             want_empty: false,
+            flush_tail: false,
             room_waiters: 0,
             reserved_places: 0,
             reserved_ring: 0,
@@ -326,6 +329,12 @@ impl<W: World, D: LogDevices> Journal<W, D> {
     #[must_use]
     pub fn last_lsn(&self) -> Lsn {
         self.0.state.borrow().appended
+    }
+
+    /// The LSN that the next record gets.
+    #[must_use]
+    pub fn next_lsn(&self) -> Lsn {
+        self.0.state.borrow().next_lsn
     }
 
     /// Whether writes can no longer be taken.
@@ -656,6 +665,19 @@ impl<W: World, D: LogDevices> Journal<W, D> {
         }
     }
 
+    /// Has a commit without records written if that gives back more rows than it takes.
+    pub fn move_tail(&self) {
+        let mut s = self.0.state.borrow_mut();
+        let tail = s.commits.front().map_or(s.head_total, |c| c.row_total);
+        if tail >= s.space_tail + 2 && s.pending.is_empty() {
+            s.want_empty = true;
+            s.want_durable = s.want_durable.max(s.appended);
+            s.flush_tail = true;
+            drop(s);
+            self.0.work.notify();
+        }
+    }
+
     // ---- waiting ----
 
     /// Waits until everything up to `lsn` is stable.
@@ -681,7 +703,10 @@ impl<W: World, D: LogDevices> Journal<W, D> {
     /// must be released before.
     pub async fn close(&self) -> Result<(), Halted> {
         let before = self.0.state.borrow().next_number;
-        self.0.state.borrow_mut().want_empty = true;
+        {
+            let mut s = self.0.state.borrow_mut();
+            (s.want_empty, s.flush_tail) = (true, true);
+        }
         loop {
             {
                 let mut s = self.0.state.borrow_mut();
@@ -692,6 +717,7 @@ impl<W: World, D: LogDevices> Journal<W, D> {
                     s.stopped = true;
                     break;
                 }
+                s.flush_tail = true;
             }
             let moved = self.0.progress.wait();
             self.0.work.notify();
@@ -758,9 +784,10 @@ impl<W: World, D: LogDevices> Journal<W, D> {
             return Step::Stop;
         }
         let unflushed = s.last > s.durable_number;
-        let waited_for = s.want_durable > s.durable || s.room_waiters > 0 || s.want_empty;
+        let waited_for = s.want_durable > s.durable || s.room_waiters > 0 || s.flush_tail;
         // Somebody waits for what is already written, or nothing more can be gathered for them.
-        if unflushed && waited_for && (s.want_durable <= s.written || s.pending.is_empty()) {
+        let gathered = s.want_durable <= s.written || s.pending.is_empty();
+        if unflushed && waited_for && gathered && !s.want_empty {
             return Step::Flush;
         }
         if !s.pending.is_empty() || s.want_empty {
@@ -809,6 +836,9 @@ impl<W: World, D: LogDevices> Journal<W, D> {
         {
             let mut s = self.0.state.borrow_mut();
             s.durable_number = s.durable_number.max(number);
+            if s.durable_number >= s.last {
+                s.flush_tail = false;
+            }
             s.durable = s.durable.max(lsn);
             while s.on_durable.front().is_some_and(|(l, _)| *l <= s.durable) {
                 released.extend(s.on_durable.pop_front());
@@ -1031,17 +1061,16 @@ impl<W: World, D: LogDevices> Journal<W, D> {
                 continue;
             };
             self.0.world.sleep(IDLE).await;
-            let mut s = self.0.state.borrow_mut();
-            if s.activity == activity && self.free_rows(&s) > 0 {
-                s.want_empty = true;
-                s.activity += 1;
-                drop(s);
-                self.0.work.notify();
-                self.0.idle.wait().await;
-            } else if s.activity == activity {
-                drop(s);
-                self.0.idle.wait().await;
+            if self.0.state.borrow().activity != activity {
+                continue;
             }
+            let fits = self.free_rows(&self.0.state.borrow()) > 0;
+            let waited = self.0.idle.wait();
+            if fits {
+                self.0.state.borrow_mut().want_empty = true;
+                self.0.work.notify();
+            }
+            waited.await;
         }
     }
 }

@@ -236,7 +236,7 @@ impl Record {
         let (kind, flags) = (tag[0], tag[1]);
         let len = head.u32()? as usize;
         let lsn = Lsn(head.u64()?);
-        if len < RECORD_HEAD || len % 8 != 0 || len > bytes.len() {
+        if len < RECORD_HEAD || !len.is_multiple_of(8) || len > bytes.len() {
             return None;
         }
         let mut r = Reader(&bytes[RECORD_HEAD..len]);

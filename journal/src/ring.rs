@@ -278,7 +278,7 @@ pub fn read_ring<R: RingMem>(mem: &R, array: u128, id: u128) -> Result<RingConte
             b
         };
         let len = get_u32(&load(at, 8), 0) as usize;
-        if len < RING_RECORD_HEAD || len % 8 != 0 || len as u64 > head - position {
+        if len < RING_RECORD_HEAD || !len.is_multiple_of(8) || len as u64 > head - position {
             return Err(damaged(position));
         }
         let b = load(at, len);

@@ -12,11 +12,14 @@ pub mod codec;
 pub mod epoch;
 pub mod error;
 pub mod geometry;
+pub mod map;
+pub mod members;
 pub mod options;
+mod replay;
 pub mod status;
 pub mod superblock;
 
-pub use array::{Array, Created, MAX_REQUEST, create};
+pub use array::{Array, Created, MAX_REQUEST, assemble, create};
 pub use error::{ArrayError, ErrorKind, RequestError};
 pub use options::{Ack, CreateOptions, Progress, StartOptions};
 pub use status::Status;

@@ -1,12 +1,48 @@
-//! ② The array: owner of order. (The way of a write lives in `write.rs`.)
+//! ② The array: owner of order. One file a way:
+//!
+//! - `write.rs` the way of a write, top to bottom; `discard.rs` of a discard;
+//! - `read.rs` the way of a read, degraded included;
+//! - `destage.rs` from the cache into the slots; `checkpoint.rs` from the map to its pages;
+//! - `pace.rs` when destage runs;
+//! - `start.rs` from disks to a running array (replay); `create.rs`; `stop.rs`;
+//! - `cache.rs`, `slots.rs`, `locks.rs` what they work on.
 
+mod cache;
+mod checkpoint;
+mod create;
+mod destage;
+mod discard;
+mod locks;
+mod pace;
+mod read;
+mod slots;
+mod start;
+mod stop;
+mod takeover;
+mod write;
+
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use evenkeel_journal::{Buf, MemberIndex, Slice, World};
+use evenkeel_journal::log::{Halted, Journal, Release};
+use evenkeel_journal::sync::{Lock, Signal};
+use evenkeel_journal::{BLOCK, Lsn, MemberIndex, Slot, Stripe, World};
 
-use crate::error::{ArrayError, RequestError};
-use crate::options::{CreateOptions, Progress, StartOptions};
-use crate::status::Status;
+use crate::error::{ArrayError, ErrorKind, RequestError};
+use crate::geometry::Geometry;
+use crate::map::Map;
+use crate::members::{Members, Traffic};
+use crate::options::StartOptions;
+use crate::status::{
+    CacheStatus, LogStatus, MemberState, MemberStatus, ReplayStatus, State, Status, StripesStatus,
+};
+
+pub use create::{Created, create};
+pub use start::assemble;
+
+use cache::{Cache, DirtyBlock};
+use locks::Locks;
+use slots::Slots;
 
 /// Largest request that the device takes, in bytes.
 pub const MAX_REQUEST: usize = 1 << 20;
@@ -14,123 +50,269 @@ pub const MAX_REQUEST: usize = 1 << 20;
 /// A running array. Clones share it.
 pub struct Array<W: World>(Rc<Inner<W>>);
 
-struct Inner<W: World> {
-    world: W,
-}
-
 impl<W: World> Clone for Array<W> {
     fn clone(&self) -> Self {
         Array(Rc::clone(&self.0))
     }
 }
 
-/// What `create` made.
-#[derive(Clone, Debug)]
-pub struct Created {
-    /// UUID of the array.
-    pub uuid: u128,
-    /// Bytes of the device.
-    pub size_bytes: u64,
-    /// Bytes of the log area on every member.
-    pub log_bytes: u64,
-    /// Bytes of the cache.
-    pub cache_bytes: u64,
+struct Inner<W: World> {
+    world: W,
+    geometry: Geometry,
+    members: Members<W>,
+    journal: Journal<W, Members<W>>,
+    map: RefCell<Map>,
+    cache: RefCell<Cache>,
+    slots: Slots,
+    locks: Locks,
+    options: StartOptions,
+    replay: Cell<ReplayStatus>,
+    ring_id: Cell<u128>,
+    /// One checkpoint at a time: a page's places alternate.
+    checkpoint_lock: Lock,
+    /// One pass of destage at a time.
+    destage_lock: Lock,
+    /// Requests that are under way.
+    requests: Cell<u64>,
+    /// Requests ever begun: tells idleness.
+    begun: Cell<u64>,
+    stopping: Cell<bool>,
+    stopped: Cell<bool>,
+    quiet: Signal,
+    dirtied: Signal,
 }
 
-/// Makes an array of `disks`, in this order.
-///
-/// # Errors
-/// Before anything is written: usage, too small, occupied by an array (unless forced).
-pub async fn create<W: World>(
-    _world: &W,
-    _disks: &[W::Disk],
-    _options: &CreateOptions,
-) -> Result<Created, ArrayError> {
-    Err(ArrayError::new(crate::error::ErrorKind::Failed, "being written"))
+/// A request under way; the stop waits for all of them.
+struct Request<W: World>(Array<W>);
+
+impl<W: World> Drop for Request<W> {
+    fn drop(&mut self) {
+        self.0.0.requests.set(self.0.0.requests.get() - 1);
+        self.0.0.quiet.notify();
+    }
+}
+
+impl From<Halted> for RequestError {
+    fn from(_: Halted) -> RequestError {
+        RequestError::Io
+    }
 }
 
 impl<W: World> Array<W> {
-    /// Starts the array that `disks` (in any order) are members of: decides which epoch is in
-    /// force, replays log and ring, and spawns the array's tasks. After it returned, requests can
-    /// be made.
-    ///
-    /// # Errors
-    /// Each of §11's exit codes, before anything is written.
-    pub async fn start(
-        _world: &W,
-        _disks: &[W::Disk],
-        _options: &StartOptions,
-        _progress: &dyn Fn(Progress),
-    ) -> Result<Array<W>, ArrayError> {
-        Err(ArrayError::new(crate::error::ErrorKind::Failed, "being written"))
-    }
-
-    /// Bytes of the device: a multiple of the stripe.
+    /// Bytes of the device.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        let _ = &self.0.world;
-        0
+        self.0.geometry.device_blocks() * BLOCK as u64
     }
 
-    /// Fills `buf` from byte `at` on. Any byte range inside the device. On an error the content
-    /// is arbitrary and must not be passed on.
-    pub async fn read(&self, _at: u64, buf: Buf) -> (Result<(), RequestError>, Buf) {
-        (Err(RequestError::Io), buf)
+    /// Shape of the array.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.0.geometry
     }
 
-    /// Writes `data` at byte `at`: atomic up to 1 MiB (P3); any byte range. With `fua` it is
-    /// durable when this returns.
-    pub async fn write(&self, _at: u64, _data: Slice, _fua: bool) -> Result<(), RequestError> {
-        Err(RequestError::Io)
+    /// What was asked of the members since the start.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.0.members.traffic()
     }
 
-    /// Makes all that was acknowledged before durable (I5).
+    /// UUID of the array.
+    #[must_use]
+    pub fn uuid(&self) -> u128 {
+        self.0.members.superblock().array
+    }
+
+    /// Name of the array.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.0.members.superblock().name
+    }
+
+    fn enter(&self, at: u64, len: u64, writes: bool) -> Result<Request<W>, RequestError> {
+        if at
+            .checked_add(len)
+            .is_none_or(|end| end > self.size_bytes())
+        {
+            return Err(RequestError::Invalid);
+        }
+        if self.0.stopping.get() {
+            return Err(RequestError::Stopping);
+        }
+        if writes && self.0.options.read_only {
+            return Err(RequestError::ReadOnly);
+        }
+        if writes && self.0.members.is_halted() {
+            return Err(RequestError::Io);
+        }
+        self.0.requests.set(self.0.requests.get() + 1);
+        if writes {
+            self.0.begun.set(self.0.begun.get() + 1);
+        }
+        Ok(Request(self.clone()))
+    }
+
+    /// Makes all that was acknowledged before durable (I5), whichever connection it came by.
     pub async fn flush(&self) -> Result<(), RequestError> {
-        Err(RequestError::Io)
+        let _request = self.enter(0, 0, false)?;
+        if self.0.options.read_only {
+            return Ok(());
+        }
+        Ok(self.0.journal.durable(self.0.journal.last_lsn()).await?)
     }
 
-    /// Frees the range: it reads as zeros afterwards (whole stripes give their slots back). Any
-    /// byte range, of any length.
-    pub async fn discard(&self, _at: u64, _len: u64, _fua: bool) -> Result<(), RequestError> {
-        Err(RequestError::Io)
+    // ---- what a record does to cache and map, the moment it is appended ----
+
+    /// A Write's block is dirty from now on. What it supersedes is released when it is durable.
+    fn dirty(&self, stripe: Stripe, block: u32, new: DirtyBlock) {
+        let lsn = new.lsn;
+        self.0.journal.hold(lsn);
+        let now = self.0.world.now();
+        let old = self.0.cache.borrow_mut().insert(stripe, block, new, now);
+        if let Some(old) = old {
+            self.0.journal.when_durable(lsn, Release::Hold(old.lsn));
+        }
     }
 
-    /// Makes the range read as zeros; the same as discard.
-    pub async fn write_zeroes(&self, at: u64, len: u64, fua: bool) -> Result<(), RequestError> {
-        self.discard(at, len, fua).await
+    /// A Place or Unmap: Writes up to the horizon are superseded, the old slot is free when this
+    /// is durable.
+    fn moved(&self, stripe: Stripe, slot: Option<Slot>, lsn: Lsn, horizon: Lsn) {
+        let journal = &self.0.journal;
+        journal.hold(lsn);
+        let (gone, charges) = self
+            .0
+            .cache
+            .borrow_mut()
+            .remove(stripe, |_, b| b.lsn <= horizon);
+        (0..charges).for_each(|_| journal.uncharge());
+        for block in gone {
+            journal.when_durable(lsn, Release::Hold(block.lsn));
+        }
+        let old = self.0.map.borrow().get(stripe).slot;
+        let released = self.0.map.borrow_mut().moved(stripe, slot, lsn);
+        for held in released {
+            journal.when_durable(lsn, Release::Hold(held));
+        }
+        if let Some(old) = old {
+            let slots = self.0.slots.clone();
+            if evenkeel_journal::sabotage::broken(evenkeel_journal::sabotage::Sabotage::SlotReuse) {
+                slots.free(old);
+            } else {
+                journal.when_durable(lsn, Release::Run(Box::new(move || slots.free(old))));
+            }
+        }
     }
 
-    /// What `status --json` prints, except device and via, which are the front end's.
+    // ---- health ----
+
+    /// The member with this path or index.
     #[must_use]
-    pub fn status(&self) -> Status {
-        unreachable!("being written")
-    }
-
-    /// The member with this path, if there is one.
-    #[must_use]
-    pub fn member_by_path(&self, _path: &str) -> Option<MemberIndex> {
-        None
+    pub fn member_by_path(&self, path: &str) -> Option<MemberIndex> {
+        let n = self.0.geometry.members() as u8;
+        (0..n).map(MemberIndex).find(|m| {
+            let own = self.0.members.describe(*m).1;
+            !own.is_empty() && own == path
+        })
     }
 
     /// Fails a member by order of a person: durable when this returns (I3).
     ///
     /// # Errors
     /// If it is not active, or if fewer than k would be left.
-    pub async fn fail_member(&self, _member: MemberIndex) -> Result<(), ArrayError> {
-        Err(ArrayError::new(crate::error::ErrorKind::Failed, "being written"))
+    pub async fn fail_member(&self, member: MemberIndex) -> Result<(), ArrayError> {
+        let (state, path, ..) = self.0.members.describe(member);
+        let refuse = |m: String| Err(ArrayError::new(ErrorKind::Failed, m));
+        if self.0.options.read_only {
+            return refuse("The array was started read-only; no member can be failed.".into());
+        }
+        if state != MemberState::Active {
+            return refuse(format!(
+                "{path} is not active any more; nothing was changed."
+            ));
+        }
+        if self.0.members.gone() >= self.0.geometry.parity {
+            return refuse(format!(
+                "{path} is still needed: {} of {} members are gone already, and the array \
+                 tolerates no more. Nothing was changed.",
+                self.0.members.gone(),
+                self.0.geometry.members()
+            ));
+        }
+        let failed = self.0.members.fail(member).await;
+        failed.map_err(|Halted| {
+            ArrayError::new(
+                ErrorKind::Failed,
+                "Other members failed at the same time: the array takes no writes any more.",
+            )
+        })
     }
 
-    /// Brings everything that is dirty now into its slots.
-    pub async fn destage_all(&self) -> Result<(), RequestError> {
-        Err(RequestError::Io)
+    /// How many more members may be lost.
+    #[must_use]
+    pub fn can_lose(&self) -> usize {
+        self.0.geometry.parity.saturating_sub(self.0.members.gone())
     }
 
-    /// Stops: no request is taken any more, the cache is destaged, the log emptied, and the
-    /// superblocks say `clean`.
-    ///
-    /// # Errors
-    /// If members fail meanwhile: then the log stays as it is and a later start replays it.
-    pub async fn stop(&self) -> Result<(), ArrayError> {
-        Err(ArrayError::new(crate::error::ErrorKind::Failed, "being written"))
+    /// What `status --json` prints, except device and via, which are the front end's.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let g = &self.0.geometry;
+        let sb = self.0.members.superblock();
+        let hyphens = |id: u128| uuid::Uuid::from_u128(id).to_string();
+        let members = (0..g.members()).map(|i| {
+            let (state, path, read_errors, write_errors) =
+                self.0.members.describe(MemberIndex(i as u8));
+            MemberStatus {
+                index: i as u8,
+                path,
+                uuid: hyphens(sb.members[i].uuid),
+                state,
+                read_errors,
+                write_errors,
+                checksum_errors: 0,
+                healed: 0,
+            }
+        });
+        let (used, rows) = self.0.journal.used_rows();
+        let row_bytes = (BLOCK * g.members()) as u64;
+        let state = if self.0.members.is_halted() {
+            State::Failed
+        } else if self.0.members.gone() > 0 {
+            State::Degraded
+        } else {
+            State::Healthy
+        };
+        Status {
+            name: sb.name.clone(),
+            uuid: hyphens(sb.array),
+            state,
+            read_only: self.0.options.read_only,
+            level: g.level.as_str().into(),
+            data: g.data as u32,
+            parity: g.parity as u32,
+            chunk_bytes: g.chunk_bytes(),
+            size_bytes: self.size_bytes(),
+            device: String::new(),
+            via: String::new(),
+            ack: self.0.options.ack,
+            epoch: sb.epoch,
+            can_lose: self.can_lose() as u32,
+            members: members.collect(),
+            rebuild: None,
+            scrub: None,
+            log: LogStatus {
+                size_bytes: rows * row_bytes,
+                used_bytes: used * row_bytes,
+            },
+            cache: CacheStatus {
+                dirty_bytes: self.0.cache.borrow().blocks * BLOCK as u64,
+                size_bytes: (self.0.journal.ring().places() * BLOCK) as u64,
+            },
+            stripes: StripesStatus {
+                total: g.stripes,
+                mapped: self.0.map.borrow().mapped(),
+            },
+            replay: self.0.replay.get(),
+        }
     }
 }

@@ -1,0 +1,207 @@
+//! A new array: superblocks, root pages and the first commit of the log. Nothing else is written,
+//! whatever the size: no stripe has a slot, so nothing has to be in sync.
+
+use evenkeel_journal::log::{Journal, LogStart};
+use evenkeel_journal::record::Record;
+use evenkeel_journal::ring::{Ring, ring_bytes};
+use evenkeel_journal::{CommitNumber, Disk, Lsn, MemberIndex, World};
+
+use crate::codec::Code;
+use crate::epoch::Found;
+use crate::error::{ArrayError, ErrorKind};
+use crate::geometry::Geometry;
+use crate::map::{Map, write_pages};
+use crate::members::Members;
+use crate::options::CreateOptions;
+use crate::status::MemberState;
+use crate::superblock::{MemberEntry, NAME_MAX, Phase, Superblock};
+
+/// What `create` made.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// UUID of the array.
+    pub uuid: u128,
+    /// Bytes of the device.
+    pub size_bytes: u64,
+    /// Bytes of the log area on every member.
+    pub log_bytes: u64,
+    /// Bytes of the cache.
+    pub cache_bytes: u64,
+}
+
+/// Whether a name can be that of an array.
+#[must_use]
+pub fn name_is_good(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=NAME_MAX).contains(&name.len()) && name.chars().all(good) && !name.starts_with(['.', '-'])
+}
+
+/// Makes an array of `disks`, in this order.
+///
+/// # Errors
+/// Before anything is written: usage, too small, or a disk that is a member already (unless
+/// forced).
+pub async fn create<W: World>(
+    world: &W,
+    disks: &[W::Disk],
+    o: &CreateOptions,
+) -> Result<Created, ArrayError> {
+    let usage = |m: String| Err(ArrayError::new(ErrorKind::Usage, m));
+    if !name_is_good(&o.name) {
+        return usage(format!(
+            "\"{}\" cannot be a name: 1 to {NAME_MAX} letters, digits, dots, underscores or \
+             hyphens, not beginning with a dot or hyphen.",
+            o.name
+        ));
+    }
+    let code = Code::new(o.level, o.data, o.parity).map_err(|e| {
+        ArrayError::new(
+            ErrorKind::Usage,
+            format!("This shape is not possible: {e}."),
+        )
+    })?;
+    if disks.len() != o.data + o.parity {
+        return usage(format!(
+            "{} data and {} parity chunks need {} disks; {} were given.",
+            o.data,
+            o.parity,
+            o.data + o.parity,
+            disks.len()
+        ));
+    }
+    let smallest = disks.iter().map(|d| d.facts().bytes).min().unwrap_or(0);
+    let geometry = Geometry::plan(
+        o.level,
+        o.data,
+        o.parity,
+        o.chunk_bytes,
+        smallest,
+        o.log_bytes,
+        o.cache_bytes,
+    )?;
+    for d in disks {
+        if let Ok(found) = super::start::find(d).await
+            && !o.force
+        {
+            return Err(occupied(&d.facts().path, &found));
+        }
+    }
+    let id = || u128::from(world.random()) << 64 | u128::from(world.random());
+    let uuid = id();
+    let member = |_| MemberEntry {
+        uuid: id(),
+        state: MemberState::Active,
+        failed_at: Lsn(0),
+    };
+    let superblock = Superblock {
+        array: uuid,
+        index: 0,
+        epoch: 0,
+        epoch_id: id(),
+        parent: 0,
+        phase: Phase::InForce,
+        clean: true,
+        generation: 1,
+        geometry,
+        boot: 0,
+        run_dir: 0,
+        ring: 0,
+        created: world.wall_clock(),
+        name: o.name.clone(),
+        history: Vec::new(),
+        members: disks.iter().map(member).collect(),
+    };
+    let all: Vec<_> = disks.iter().cloned().map(Some).collect();
+    let members = Members::new(world, code, superblock, all, false);
+    let gone = |what: &str| {
+        ArrayError::new(
+            ErrorKind::Failed,
+            format!("{what} could not be written: a disk failed. The array was not made."),
+        )
+    };
+    // The old superblocks go first: a create that is cut leaves no array, old or new.
+    wipe(&members, &geometry)
+        .await
+        .map_err(|_| gone("The superblocks"))?;
+    let map = Map::empty(geometry, uuid);
+    for root in 0..geometry.root_pages() {
+        let page = map.root_page(root, Lsn(0));
+        write_pages(&members, &geometry, &[page])
+            .await
+            .map_err(|_| gone("The map"))?;
+    }
+    let ring_id = id();
+    let memory = world.create_ring(ring_id, ring_bytes(16)).map_err(|e| {
+        ArrayError::new(
+            ErrorKind::Failed,
+            format!("The ring's memory could not be had: {e}."),
+        )
+    })?;
+    let incarnation = world.random() | 1;
+    let ring = Ring::format(memory, uuid, ring_id, incarnation, 16);
+    let start = LogStart {
+        incarnation,
+        number: CommitNumber(1),
+        prev: CommitNumber(0),
+        prev_crc: 0,
+        row: 0,
+        lsn: Lsn(1),
+        kept: Vec::new(),
+        first_lsn: Lsn(1),
+    };
+    let journal = Journal::new(world, &members, geometry.log(uuid), ring, &start);
+    journal.spawn();
+    journal.adopt(
+        Lsn(1),
+        &Record::Checkpoint { incarnation },
+        Vec::new(),
+        true,
+    );
+    let logged = journal.durable(Lsn(1)).await;
+    let closed = journal.close().await;
+    let _ = world.remove_ring(ring_id);
+    logged.and(closed).map_err(|_| gone("The log"))?;
+    members
+        .advance_epoch(|_| ())
+        .await
+        .map_err(|_| gone("The superblocks"))?;
+    if members.gone() > 0 {
+        return Err(gone("Everything"));
+    }
+    Ok(Created {
+        uuid,
+        size_bytes: geometry.device_blocks() * evenkeel_journal::BLOCK as u64,
+        log_bytes: geometry.log_rows * evenkeel_journal::BLOCK as u64,
+        cache_bytes: geometry.cache_blocks * evenkeel_journal::BLOCK as u64,
+    })
+}
+
+async fn wipe<W: World>(
+    members: &Members<W>,
+    g: &Geometry,
+) -> Result<(), evenkeel_journal::log::Halted> {
+    let zeros = evenkeel_journal::Buf::zeroed(crate::geometry::LOG_OFFSET as usize).freeze();
+    let last = zeros.part(0, crate::geometry::SUPERBLOCK_BYTES as usize);
+    for m in 0..g.members() as u8 {
+        members
+            .write(MemberIndex(m), 0, vec![zeros.clone()])
+            .await?;
+        members
+            .write(MemberIndex(m), g.superblock_c(), vec![last.clone()])
+            .await?;
+    }
+    members.flush().await
+}
+
+fn occupied(path: &str, found: &Found) -> ArrayError {
+    let s = &found.copies[0];
+    ArrayError::new(
+        ErrorKind::Occupied,
+        format!(
+            "{path} is a member of the array {} ({}). Nothing was written. To give up what is on \
+             it, create with --force.",
+            s.name,
+            uuid::Uuid::from_u128(s.array)
+        ),
+    )
+}

@@ -1,0 +1,248 @@
+//! The way of a read: from the cache what is dirty, zeros for what has no slot, and the rest from
+//! the members, each column's run in one read. What a member cannot give is rebuilt from k others
+//! under the stripe's lock, so that a row is never rebuilt while its destage is under way.
+
+use evenkeel_journal::sync::join_all;
+use evenkeel_journal::{BLOCK, Buf, Slot, Stripe, World};
+
+use super::Array;
+use super::slots::Pin;
+use super::write::pieces;
+use crate::error::RequestError;
+
+/// A run of rows of one column.
+struct Run {
+    stripe: Stripe,
+    slot: Slot,
+    column: usize,
+    row: u32,
+    rows: u32,
+    /// Byte of the answer.
+    to: usize,
+    _pin: Pin,
+}
+
+enum Source {
+    Cache(evenkeel_journal::Slice),
+    Zero,
+    Slot(Slot),
+}
+
+impl<W: World> Array<W> {
+    /// Fills `buf` from byte `at` on: any byte range of the device.
+    ///
+    /// # Errors
+    /// `Invalid` outside the device; `Io` where too many members are gone. On an error the
+    /// content is arbitrary and must not be passed on.
+    pub async fn read(&self, at: u64, mut buf: Buf) -> (Result<(), RequestError>, Buf) {
+        if buf.is_empty() {
+            return (Ok(()), buf);
+        }
+        let request = self.enter(at, buf.len() as u64, false);
+        let Ok(_request) = request else {
+            return (request.map(|_| ()), buf);
+        };
+        let block = BLOCK as u64;
+        let (first, last) = (at / block, (at + buf.len() as u64 - 1) / block);
+        if at.is_multiple_of(block) && buf.len().is_multiple_of(BLOCK) {
+            return self.read_blocks(first, last - first + 1, buf).await;
+        }
+        let wide = Buf::new((last - first + 1) as usize * BLOCK);
+        let (done, wide) = self.read_blocks(first, last - first + 1, wide).await;
+        let from = (at - first * block) as usize;
+        let len = buf.len();
+        buf.copy_from_slice(&wide[from..from + len]);
+        (done, buf)
+    }
+
+    fn source(&self, stripe: Stripe, block: u32) -> Source {
+        if let Some(dirty) = self.0.cache.borrow().get(stripe, block) {
+            return dirty
+                .data
+                .as_ref()
+                .map_or(Source::Zero, |p| Source::Cache(p.bytes().clone()));
+        }
+        self.0
+            .map
+            .borrow()
+            .get(stripe)
+            .slot
+            .map_or(Source::Zero, Source::Slot)
+    }
+
+    async fn read_blocks(
+        &self,
+        block: u64,
+        count: u64,
+        mut buf: Buf,
+    ) -> (Result<(), RequestError>, Buf) {
+        let g = &self.0.geometry;
+        let mut runs: Vec<Run> = Vec::new();
+        for p in pieces(g, block, count) {
+            for i in 0..p.count {
+                let to = p.from + i as usize * BLOCK;
+                let out = &mut buf[to..to + BLOCK];
+                match self.source(p.stripe, p.first + i) {
+                    Source::Cache(bytes) => out.copy_from_slice(&bytes),
+                    Source::Zero => out.fill(0),
+                    Source::Slot(slot) => {
+                        let (column, row) = g.column_row(p.first + i);
+                        if let Some(r) = runs.last_mut()
+                            && (r.slot, r.column, r.row + r.rows) == (slot, column, row)
+                            && r.to + r.rows as usize * BLOCK == to
+                        {
+                            r.rows += 1;
+                            continue;
+                        }
+                        let _pin = self.0.slots.pin(slot);
+                        runs.push(Run {
+                            stripe: p.stripe,
+                            slot,
+                            column,
+                            row,
+                            rows: 1,
+                            to,
+                            _pin,
+                        });
+                    }
+                }
+            }
+        }
+        // One run for all of it needs no copy.
+        if let [run] = &runs[..]
+            && run.rows as usize * BLOCK == buf.len()
+        {
+            let member = g.member_of(run.slot, run.column);
+            let at = g.byte_of(run.slot, run.row);
+            let len = buf.len();
+            match self.0.members.read(member, at, buf).await {
+                Some(full) => return (Ok(()), full),
+                None => {
+                    let mut buf = Buf::new(len);
+                    let done = self.rebuild_run(run, &mut buf).await;
+                    return (done, buf);
+                }
+            }
+        }
+        let reads = runs.iter().map(|r| {
+            let at = g.byte_of(r.slot, r.row);
+            let member = g.member_of(r.slot, r.column);
+            self.0
+                .members
+                .read(member, at, Buf::new(r.rows as usize * BLOCK))
+        });
+        for (run, found) in runs.iter().zip(join_all(reads.collect()).await) {
+            let out = &mut buf[run.to..run.to + run.rows as usize * BLOCK];
+            match found {
+                Some(bytes) => out.copy_from_slice(&bytes),
+                None => {
+                    if let Err(e) = self.rebuild_run(run, out).await {
+                        return (Err(e), buf);
+                    }
+                }
+            }
+        }
+        (Ok(()), buf)
+    }
+
+    /// What a run holds, when its member does not give it: under the stripe's lock, from where
+    /// each block is by then.
+    async fn rebuild_run(&self, run: &Run, out: &mut [u8]) -> Result<(), RequestError> {
+        let _guard = self.0.locks.stripe(run.stripe).await;
+        let first = run.column as u32 * self.0.geometry.chunk_blocks + run.row;
+        for (i, out) in out.chunks_mut(BLOCK).enumerate() {
+            let bytes = self.read_block_locked(run.stripe, first + i as u32).await?;
+            out.copy_from_slice(&bytes);
+        }
+        Ok(())
+    }
+
+    /// One block, read while the stripe's lock is held.
+    pub(super) async fn read_block_locked(
+        &self,
+        stripe: Stripe,
+        block: u32,
+    ) -> Result<Buf, RequestError> {
+        match self.source(stripe, block) {
+            Source::Zero => Ok(Buf::zeroed(BLOCK)),
+            Source::Cache(bytes) => {
+                let mut b = Buf::new(BLOCK);
+                b.copy_from_slice(&bytes);
+                Ok(b)
+            }
+            Source::Slot(slot) => {
+                let (column, row) = self.0.geometry.column_row(block);
+                let mut columns = self.read_rows(slot, row, 1, &[column]).await?;
+                Ok(columns.remove(0))
+            }
+        }
+    }
+
+    /// Rows `row..row + rows` of the wanted columns of a slot, as they lie on the members: read
+    /// where possible, else rebuilt from any k columns. The stripe's lock is held.
+    pub(super) async fn read_rows(
+        &self,
+        slot: Slot,
+        row: u32,
+        rows: u32,
+        wanted: &[usize],
+    ) -> Result<Vec<Buf>, RequestError> {
+        let g = &self.0.geometry;
+        let len = rows as usize * BLOCK;
+        let at = g.byte_of(slot, row);
+        let mut found: Vec<Option<Buf>> = (0..g.members()).map(|_| None).collect();
+        let mut tried = vec![false; g.members()];
+        // First what is wanted; then as many others as are needed to rebuild the rest.
+        let mut next: Vec<usize> = wanted.to_vec();
+        loop {
+            let reads = next.iter().map(|c| {
+                self.0
+                    .members
+                    .read(g.member_of(slot, *c), at, Buf::new(len))
+            });
+            let done = join_all(reads.collect()).await;
+            for (c, bytes) in next.iter().zip(done) {
+                tried[*c] = true;
+                found[*c] = bytes;
+            }
+            if wanted.iter().all(|c| found[*c].is_some()) {
+                return Ok(wanted.iter().map(|c| take(&mut found, *c)).collect());
+            }
+            let have = found.iter().filter(|f| f.is_some()).count();
+            if have >= g.data {
+                break;
+            }
+            let active = |c: &usize| self.0.members.is_active(g.member_of(slot, *c));
+            let left = (0..g.members()).filter(|c| !tried[*c]).filter(active);
+            next = left.take(g.data - have).collect();
+            if next.is_empty() {
+                return Err(RequestError::Io);
+            }
+        }
+        let missing: Vec<usize> = wanted
+            .iter()
+            .copied()
+            .filter(|c| found[*c].is_none())
+            .collect();
+        let mut made: Vec<Buf> = missing.iter().map(|_| Buf::new(len)).collect();
+        {
+            let shards: Vec<Option<&[u8]>> = found.iter().map(|f| f.as_deref()).collect();
+            let mut out: Vec<&mut [u8]> = made.iter_mut().map(|b| &mut b[..]).collect();
+            let code = self.0.members.code();
+            if code
+                .reconstruct(g.data, &shards, &missing, &mut out)
+                .is_err()
+            {
+                return Err(RequestError::Io);
+            }
+        }
+        for (c, b) in missing.into_iter().zip(made) {
+            found[c] = Some(b);
+        }
+        Ok(wanted.iter().map(|c| take(&mut found, *c)).collect())
+    }
+}
+
+fn take(found: &mut [Option<Buf>], column: usize) -> Buf {
+    found[column].take().expect("the column was found")
+}

@@ -1,0 +1,438 @@
+//! The map: which slot a stripe lies in, in memory and in its home pages (format.md §8).
+//!
+//! What must hold (I2): a page is written from durable commits alone; one of its two places is
+//! overwritten only after the other is flushed on all members that hold a copy; the tail passes a
+//! Place, Unmap or Parity only after the page that carries its LSN is flushed.
+
+use std::collections::BTreeMap;
+
+use evenkeel_journal::bytes::{crc_without, get_u16, get_u32, get_u64, get_u128};
+use evenkeel_journal::bytes::{put_u16, put_u32, put_u64, put_u128};
+use evenkeel_journal::log::Halted;
+use evenkeel_journal::sync::join_all;
+use evenkeel_journal::{BLOCK, Buf, Lsn, MemberIndex, Slice, Slot, Stripe, World};
+
+use crate::geometry::{Geometry, PAGE_ENTRIES, ROOT_BITS};
+use crate::members::Members;
+
+/// First bytes of a page.
+pub const PAGE_MAGIC: [u8; 4] = *b"EKMP";
+/// Version of pages.
+pub const PAGE_VERSION: u16 = 1;
+/// Kind of a page of map entries.
+pub const PAGE_MAP: u16 = 2;
+/// Kind of a page that says which map pages were ever written.
+pub const PAGE_ROOT: u16 = 1;
+/// Bytes before the entries.
+pub const PAGE_HEAD: usize = 64;
+/// Bytes of an entry.
+pub const ENTRY_BYTES: usize = 16;
+const AT_CRC: usize = 36;
+
+/// Where a stripe lies, and which record said so or changed it last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Entry {
+    /// The slot, if it has one.
+    pub slot: Option<Slot>,
+    /// LSN of its last Place, Unmap or Parity.
+    pub lsn: Lsn,
+}
+
+/// An entry whose home is not written yet.
+#[derive(Clone, Debug, Default)]
+struct Unsaved {
+    /// (record, what it holds): released when the home carries the record.
+    holds: Vec<(Lsn, Lsn)>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Page {
+    generation: u64,
+    /// The place that holds this generation.
+    place: u8,
+}
+
+/// The map of a running array.
+pub struct Map {
+    geometry: Geometry,
+    array: u128,
+    entries: Vec<Entry>,
+    mapped: u64,
+    unsaved: BTreeMap<u64, Unsaved>,
+    pages: Vec<Page>,
+    roots: Vec<u64>,
+}
+
+/// A page on its way to its home.
+pub struct PageWrite {
+    page: u64,
+    generation: u64,
+    place: u8,
+    bytes: Slice,
+    /// (stripe, LSN of its entry) as written.
+    saved: Vec<(u64, Lsn)>,
+}
+
+impl Map {
+    /// A map with no stripe in it and no page written.
+    #[must_use]
+    pub fn empty(geometry: Geometry, array: u128) -> Map {
+        let pages = (geometry.map_pages() + geometry.root_pages()) as usize;
+        Map {
+            geometry,
+            array,
+            entries: vec![Entry::default(); geometry.stripes as usize],
+            mapped: 0,
+            unsaved: BTreeMap::new(),
+            pages: vec![Page::default(); pages],
+            roots: vec![0; (geometry.root_pages() * ROOT_BITS / 64) as usize],
+        }
+    }
+
+    /// The entry of a stripe.
+    #[must_use]
+    pub fn get(&self, stripe: Stripe) -> Entry {
+        self.entries[stripe.0 as usize]
+    }
+
+    /// Stripes that have a slot.
+    #[must_use]
+    pub fn mapped(&self) -> u64 {
+        self.mapped
+    }
+
+    /// Entries whose homes are not written.
+    #[must_use]
+    pub fn unsaved(&self) -> usize {
+        self.unsaved.len()
+    }
+
+    /// What the entries without a home hold: one item per hold.
+    #[must_use]
+    pub fn held(&self) -> Vec<Lsn> {
+        self.unsaved
+            .values()
+            .flat_map(|u| u.holds.iter().map(|h| h.1))
+            .collect()
+    }
+
+    /// All slots in use.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.entries.iter().filter_map(|e| e.slot)
+    }
+
+    /// Sets an entry as replay found it, with nothing held.
+    pub fn set(&mut self, stripe: Stripe, entry: Entry) {
+        let old = std::mem::replace(&mut self.entries[stripe.0 as usize], entry);
+        self.mapped += u64::from(entry.slot.is_some());
+        self.mapped -= u64::from(old.slot.is_some());
+    }
+
+    /// A Place or Unmap moved the stripe: the record is held (by the caller) until the home is
+    /// written. Gives what the older records of this stripe held: to be released when the new
+    /// one is durable.
+    pub fn moved(&mut self, stripe: Stripe, slot: Option<Slot>, lsn: Lsn) -> Vec<Lsn> {
+        self.set(stripe, Entry { slot, lsn });
+        let unsaved = Unsaved {
+            holds: vec![(lsn, lsn)],
+        };
+        let old = self.unsaved.insert(stripe.0, unsaved).unwrap_or_default();
+        old.holds.into_iter().map(|(_, held)| held).collect()
+    }
+
+    /// A Parity's rows are in place and flushed. It and the Writes that it covers stay held until
+    /// the home carries its LSN.
+    pub fn destaged(&mut self, stripe: Stripe, lsn: Lsn, covered: &[Lsn]) {
+        let entry = &mut self.entries[stripe.0 as usize];
+        entry.lsn = entry.lsn.max(lsn);
+        let holds = &mut self.unsaved.entry(stripe.0).or_default().holds;
+        holds.push((lsn, lsn));
+        holds.extend(covered.iter().map(|c| (lsn, *c)));
+    }
+
+    fn map_page(&self, nth: u64) -> u64 {
+        self.geometry.root_pages() + nth
+    }
+
+    fn page_bytes(&self, page: u64, kind: u16, generation: u64, place: u8, lsn: Lsn) -> Buf {
+        let mut b = Buf::zeroed(BLOCK);
+        b[..4].copy_from_slice(&PAGE_MAGIC);
+        put_u16(&mut b, 4, PAGE_VERSION);
+        put_u16(&mut b, 6, kind);
+        put_u128(&mut b, 8, self.array);
+        put_u64(&mut b, 24, page);
+        put_u32(&mut b, 32, u32::from(place));
+        put_u64(&mut b, 40, generation);
+        put_u64(&mut b, 48, lsn.0);
+        b
+    }
+
+    /// Up to `most` pages that are to be written, as they are now. `lsn` is the newest record
+    /// given out: everything in the pages is covered by it.
+    #[must_use]
+    pub fn snapshot(&self, lsn: Lsn, most: usize) -> Vec<PageWrite> {
+        let mut writes: Vec<PageWrite> = Vec::new();
+        for stripe in self.unsaved.keys() {
+            let nth = stripe / PAGE_ENTRIES;
+            if writes.last().is_some_and(|w| w.page == self.map_page(nth)) {
+                continue;
+            }
+            if writes.len() == most {
+                break;
+            }
+            let page = self.map_page(nth);
+            let old = self.pages[page as usize];
+            let (generation, place) = (old.generation + 1, 1 - old.place);
+            let mut b = self.page_bytes(page, PAGE_MAP, generation, place, lsn);
+            let first = nth * PAGE_ENTRIES;
+            let last = (first + PAGE_ENTRIES).min(self.geometry.stripes);
+            for (i, e) in self.entries[first as usize..last as usize]
+                .iter()
+                .enumerate()
+            {
+                let at = PAGE_HEAD + i * ENTRY_BYTES;
+                put_u32(&mut b, at, e.slot.map_or(0, |s| s.0 + 1));
+                put_u64(&mut b, at + 8, e.lsn.0);
+            }
+            let crc = crc_without(&b, AT_CRC);
+            put_u32(&mut b, AT_CRC, crc);
+            let of_page = self.unsaved.range(first..last);
+            let saved = of_page
+                .map(|(s, _)| (*s, self.entries[*s as usize].lsn))
+                .collect();
+            writes.push(PageWrite {
+                page,
+                generation,
+                place,
+                bytes: b.freeze(),
+                saved,
+            });
+        }
+        writes
+    }
+
+    /// Root pages that do not yet know of these map pages, as they are to be written.
+    #[must_use]
+    pub fn roots_for(&mut self, written: &[PageWrite], lsn: Lsn) -> Vec<PageWrite> {
+        let mut roots = Vec::new();
+        for w in written {
+            let nth = w.page - self.geometry.root_pages();
+            let word = &mut self.roots[(nth / 64) as usize];
+            let bit = 1 << (nth % 64);
+            if *word & bit == 0 {
+                *word |= bit;
+                roots.push(nth / ROOT_BITS);
+            }
+        }
+        roots.dedup();
+        roots
+            .into_iter()
+            .map(|root| self.root_page(root, lsn))
+            .collect()
+    }
+
+    /// A root page as it is to be written next.
+    #[must_use]
+    pub fn root_page(&self, root: u64, lsn: Lsn) -> PageWrite {
+        let old = self.pages[root as usize];
+        let (generation, place) = (old.generation + 1, 1 - old.place);
+        let mut b = self.page_bytes(root, PAGE_ROOT, generation, place, lsn);
+        let words = (ROOT_BITS / 64) as usize;
+        for i in 0..words {
+            put_u64(
+                &mut b,
+                PAGE_HEAD + i * 8,
+                self.roots[root as usize * words + i],
+            );
+        }
+        let crc = crc_without(&b, AT_CRC);
+        put_u32(&mut b, AT_CRC, crc);
+        PageWrite {
+            page: root,
+            generation,
+            place,
+            bytes: b.freeze(),
+            saved: Vec::new(),
+        }
+    }
+
+    /// The pages are flushed: gives the holds that end.
+    pub fn saved(&mut self, written: &[PageWrite]) -> Vec<Lsn> {
+        let mut released = Vec::new();
+        for w in written {
+            self.pages[w.page as usize] = Page {
+                generation: w.generation,
+                place: w.place,
+            };
+            for (stripe, lsn) in &w.saved {
+                let Some(u) = self.unsaved.get_mut(stripe) else {
+                    continue;
+                };
+                released.extend(u.holds.iter().filter(|h| h.0 <= *lsn).map(|h| h.1));
+                u.holds.retain(|h| h.0 > *lsn);
+                if u.holds.is_empty() {
+                    self.unsaved.remove(stripe);
+                }
+            }
+        }
+        released
+    }
+
+    /// Reads all pages of all active members and takes the newest of each. Gives the map and the
+    /// copies that have to be written again because they are older or damaged.
+    ///
+    /// # Errors
+    /// A sentence, if a page that was written is whole nowhere.
+    pub async fn load<W: World>(
+        geometry: Geometry,
+        array: u128,
+        members: &Members<W>,
+    ) -> Result<(Map, Vec<(MemberIndex, u64, Slice)>), String> {
+        let mut map = Map::empty(geometry, array);
+        let n = geometry.members() as u64;
+        let total = geometry.map_pages() + geometry.root_pages();
+        let per_group = (geometry.parity as u64 + 1) * 2;
+        let blocks = total.div_ceil(n) * per_group;
+        let mut newest: Vec<Option<Slice>> = vec![None; total as usize];
+        let mut at_newest: BTreeMap<(u64, u8), u64> = BTreeMap::new();
+        let mut first = 0;
+        let active: Vec<MemberIndex> = (0..n as u8)
+            .map(MemberIndex)
+            .filter(|m| members.is_active(*m))
+            .collect();
+        while first < blocks {
+            let some = 256.min(blocks - first);
+            let at = geometry.pages_offset + first * BLOCK as u64;
+            let reads = active
+                .iter()
+                .map(|m| read_blocks(members, *m, at, some as usize));
+            for (member, found) in active.iter().zip(join_all(reads.collect()).await) {
+                for (i, block) in found.into_iter().enumerate() {
+                    let Some(block) = block else { continue };
+                    let at = at + (i * BLOCK) as u64;
+                    let Some((page, place)) = decode_page(&block, array) else {
+                        continue;
+                    };
+                    let expected =
+                        page < total && geometry.page_copies(page, place).contains(&(*member, at));
+                    if !expected {
+                        continue;
+                    }
+                    let generation = get_u64(&block, 40);
+                    let best = at_newest.entry((page, member.0)).or_default();
+                    *best = generation.max(*best);
+                    let known = newest[page as usize].as_ref().map_or(0, |b| get_u64(b, 40));
+                    if generation > known {
+                        newest[page as usize] = Some(block);
+                    }
+                }
+            }
+            first += some;
+        }
+        let mut repairs = Vec::new();
+        for (page, block) in newest.iter().enumerate() {
+            let page = page as u64;
+            let Some(b) = block else { continue };
+            let (generation, place) = (get_u64(b, 40), b[32]);
+            map.pages[page as usize] = Page { generation, place };
+            for (member, at) in geometry.page_copies(page, place) {
+                let here = at_newest.get(&(page, member.0)).copied().unwrap_or(0);
+                if members.is_active(member) && here < generation {
+                    repairs.push((member, at, b.clone()));
+                }
+            }
+            if page < geometry.root_pages() {
+                let words = (ROOT_BITS / 64) as usize;
+                for i in 0..words {
+                    map.roots[page as usize * words + i] = get_u64(b, PAGE_HEAD + i * 8);
+                }
+                continue;
+            }
+            let first = (page - geometry.root_pages()) * PAGE_ENTRIES;
+            for i in 0..PAGE_ENTRIES.min(geometry.stripes - first) {
+                let at = PAGE_HEAD + i as usize * ENTRY_BYTES;
+                let slot = get_u32(b, at);
+                if u64::from(slot) > geometry.slots {
+                    return Err(format!(
+                        "map page {page} names slot {slot}, which does not exist"
+                    ));
+                }
+                let slot = slot.checked_sub(1).map(Slot);
+                map.set(
+                    Stripe(first + i),
+                    Entry {
+                        slot,
+                        lsn: Lsn(get_u64(b, at + 8)),
+                    },
+                );
+            }
+        }
+        for root in 0..geometry.root_pages() {
+            if newest[root as usize].is_none() {
+                return Err(format!(
+                    "root page {root} of the map is whole on none of the members"
+                ));
+            }
+        }
+        for nth in 0..geometry.map_pages() {
+            let ever = map.roots[(nth / 64) as usize] >> (nth % 64) & 1 != 0;
+            if ever && newest[(geometry.root_pages() + nth) as usize].is_none() {
+                return Err(format!("map page {nth} is whole on none of the members"));
+            }
+        }
+        Ok((map, repairs))
+    }
+}
+
+async fn read_blocks<W: World>(
+    members: &Members<W>,
+    member: MemberIndex,
+    at: u64,
+    blocks: usize,
+) -> Vec<Option<Slice>> {
+    if let Some(b) = members.read(member, at, Buf::new(blocks * BLOCK)).await {
+        let s = b.freeze();
+        return (0..blocks)
+            .map(|i| Some(s.part(i * BLOCK, BLOCK)))
+            .collect();
+    }
+    let mut out = Vec::new();
+    for i in 0..blocks {
+        let b = members
+            .read(member, at + (i * BLOCK) as u64, Buf::new(BLOCK))
+            .await;
+        out.push(b.map(Buf::freeze));
+    }
+    out
+}
+
+/// Page number and place of a whole page of this array.
+fn decode_page(b: &[u8], array: u128) -> Option<(u64, u8)> {
+    let whole = b[..4] == PAGE_MAGIC
+        && get_u128(b, 8) == array
+        && get_u32(b, AT_CRC) == crc_without(b, AT_CRC)
+        && get_u16(b, 4) == PAGE_VERSION
+        && b[32] < 2;
+    whole.then(|| (get_u64(b, 24), b[32]))
+}
+
+/// Writes pages to their places on all active members, and flushes these.
+///
+/// # Errors
+/// `Halted` if too many members fail.
+pub async fn write_pages<W: World>(
+    members: &Members<W>,
+    geometry: &Geometry,
+    pages: &[PageWrite],
+) -> Result<(), Halted> {
+    let mut writes = Vec::new();
+    for p in pages {
+        for (member, at) in geometry.page_copies(p.page, p.place) {
+            writes.push(members.write(member, at, vec![p.bytes.clone()]));
+        }
+    }
+    for done in join_all(writes).await {
+        done?;
+    }
+    members.flush().await
+}

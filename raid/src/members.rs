@@ -1,0 +1,509 @@
+//! ④ The members of a running array: I/O to each, and what becomes of one that fails (I3, I7, I8).
+//!
+//! What must hold: when an operation here says that a member is gone, the failure is durable in
+//! the survivors' superblocks (I3), so the caller may acknowledge without it. A failure that
+//! would bring those out to more than m is never recorded: the array halts instead (I8).
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use evenkeel_journal::log::{Halted, LogDevices};
+use evenkeel_journal::sabotage::{Sabotage, broken};
+use evenkeel_journal::sync::{Lock, Signal, join_all};
+use evenkeel_journal::{Buf, Disk, DiskError, Lsn, MemberIndex, Segs, World};
+
+use crate::codec::Code;
+use crate::geometry::{SUPERBLOCK_A, SUPERBLOCK_B};
+use crate::status::MemberState;
+use crate::superblock::{HISTORY, Phase, Superblock};
+
+struct Member<D> {
+    disk: Option<D>,
+    state: MemberState,
+    /// Failed in memory, but not yet durably recorded.
+    being_failed: bool,
+    written: u64,
+    flushed: u64,
+    read_errors: u64,
+    write_errors: u64,
+}
+
+/// Exact counts of what was asked of the members.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Traffic {
+    /// Writes.
+    pub writes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Flushes.
+    pub flushes: u64,
+}
+
+#[derive(PartialEq, Eq)]
+enum Mark {
+    Marked,
+    Already,
+    TooMany,
+}
+
+struct Inner<W: World> {
+    world: W,
+    code: Code,
+    parity: usize,
+    members: RefCell<Vec<Member<W::Disk>>>,
+    superblock: RefCell<Superblock>,
+    epoch_lock: Lock,
+    changed: Signal,
+    halted: Cell<bool>,
+    traffic: Cell<Traffic>,
+    /// The tail, for the epoch that fails a member.
+    tail: Cell<Lsn>,
+    read_only: bool,
+    /// Rows that a replay in memory could not put in place: (member, byte) → block.
+    overlay: RefCell<HashMap<(u8, u64), evenkeel_journal::Slice>>,
+}
+
+/// The members of a running array. Clones share them.
+pub struct Members<W: World>(Rc<Inner<W>>);
+
+impl<W: World> Clone for Members<W> {
+    fn clone(&self) -> Self {
+        Members(Rc::clone(&self.0))
+    }
+}
+
+impl<W: World> Members<W> {
+    /// The members of `superblock`'s epoch; `disks` by index, None for those that are not there.
+    #[must_use]
+    pub fn new(
+        world: &W,
+        code: Code,
+        superblock: Superblock,
+        disks: Vec<Option<W::Disk>>,
+        read_only: bool,
+    ) -> Members<W> {
+        let member = |(disk, entry): (Option<W::Disk>, &crate::superblock::MemberEntry)| Member {
+            state: match (&disk, entry.state) {
+                (None, MemberState::Active) => MemberState::Missing,
+                (_, state) => state,
+            },
+            disk,
+            being_failed: false,
+            written: 1,
+            flushed: 0,
+            read_errors: 0,
+            write_errors: 0,
+        };
+        let members = disks
+            .into_iter()
+            .zip(&superblock.members)
+            .map(member)
+            .collect();
+        Members(Rc::new(Inner {
+            world: world.clone(),
+            parity: superblock.geometry.parity,
+            code,
+            members: RefCell::new(members),
+            superblock: RefCell::new(superblock),
+            epoch_lock: Lock::new(),
+            changed: Signal::new(),
+            halted: Cell::new(false),
+            traffic: Cell::new(Traffic::default()),
+            tail: Cell::new(Lsn(0)),
+            read_only,
+            overlay: RefCell::new(HashMap::new()),
+        }))
+    }
+
+    /// The code of the array.
+    #[must_use]
+    pub fn code(&self) -> &Code {
+        &self.0.code
+    }
+
+    /// The superblock of the epoch in force (`index` is not meant).
+    #[must_use]
+    pub fn superblock(&self) -> Superblock {
+        self.0.superblock.borrow().clone()
+    }
+
+    /// Whether the array has lost more than it tolerates.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        self.0.halted.get()
+    }
+
+    /// Stops taking writes for good.
+    pub fn halt(&self) {
+        self.0.halted.set(true);
+        self.0.changed.notify();
+    }
+
+    /// What was asked of the members so far.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.0.traffic.get()
+    }
+
+    /// The record that the tail has not passed: goes into the epoch that fails a member.
+    pub fn set_tail(&self, lsn: Lsn) {
+        self.0.tail.set(lsn);
+    }
+
+    /// Whether a member can be read and written.
+    #[must_use]
+    pub fn is_active(&self, member: MemberIndex) -> bool {
+        self.0.members.borrow()[member.at()].state == MemberState::Active
+    }
+
+    /// Number of members that are not active.
+    #[must_use]
+    pub fn gone(&self) -> usize {
+        self.0
+            .members
+            .borrow()
+            .iter()
+            .filter(|m| m.state != MemberState::Active)
+            .count()
+    }
+
+    /// State, path, read and write errors of a member.
+    #[must_use]
+    pub fn describe(&self, member: MemberIndex) -> (MemberState, String, u64, u64) {
+        let members = self.0.members.borrow();
+        let m = &members[member.at()];
+        let path = m.disk.as_ref().map_or_else(String::new, |d| d.facts().path);
+        (m.state, path, m.read_errors, m.write_errors)
+    }
+
+    /// Keeps a block that a replay in memory found for this place.
+    pub fn overlay(&self, member: MemberIndex, at: u64, block: evenkeel_journal::Slice) {
+        self.0.overlay.borrow_mut().insert((member.0, at), block);
+    }
+
+    fn disk(&self, member: MemberIndex) -> Option<W::Disk> {
+        let members = self.0.members.borrow();
+        let m = &members[member.at()];
+        if m.state == MemberState::Active {
+            m.disk.clone()
+        } else {
+            None
+        }
+    }
+
+    /// Reads from a member. None if it is not active or the read failed; a member that is gone
+    /// is failed on the way.
+    pub async fn read(&self, member: MemberIndex, at: u64, buf: Buf) -> Option<Buf> {
+        let disk = self.disk(member)?;
+        let mut t = self.0.traffic.get();
+        (t.reads, t.read_bytes) = (t.reads + 1, t.read_bytes + buf.len() as u64);
+        self.0.traffic.set(t);
+        let (done, mut buf) = disk.read(at, buf).await;
+        match done {
+            Ok(()) => {
+                let overlay = self.0.overlay.borrow();
+                if !overlay.is_empty() {
+                    for (i, block) in buf.chunks_mut(evenkeel_journal::BLOCK).enumerate() {
+                        let at = at + (i * evenkeel_journal::BLOCK) as u64;
+                        if let Some(newer) = overlay.get(&(member.0, at)) {
+                            block.copy_from_slice(newer);
+                        }
+                    }
+                }
+                Some(buf)
+            }
+            Err(e) => {
+                self.0.members.borrow_mut()[member.at()].read_errors += 1;
+                if e == DiskError::Gone && !self.0.read_only {
+                    let _ = self.fail(member).await;
+                }
+                None
+            }
+        }
+    }
+
+    /// Writes to a member. `Ok(false)`: it is gone, durably so.
+    ///
+    /// # Errors
+    /// `Halted` if the array has lost too much; nothing may be acknowledged then.
+    pub async fn write(&self, member: MemberIndex, at: u64, segs: Segs) -> Result<bool, Halted> {
+        assert!(!self.0.read_only, "a read-only start writes nothing");
+        if self.0.halted.get() {
+            return Err(Halted);
+        }
+        let Some(disk) = self.disk(member) else {
+            return self.settled(member).await;
+        };
+        let mut t = self.0.traffic.get();
+        t.writes += 1;
+        t.write_bytes += evenkeel_journal::mem::segs_len(&segs) as u64;
+        self.0.traffic.set(t);
+        match disk.write(at, segs).await {
+            Ok(()) => {
+                self.0.members.borrow_mut()[member.at()].written += 1;
+                if self.is_active(member) {
+                    Ok(true)
+                } else {
+                    self.settled(member).await
+                }
+            }
+            Err(_) => {
+                self.0.members.borrow_mut()[member.at()].write_errors += 1;
+                self.fail(member).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Makes every completed write to every active member stable (I5).
+    ///
+    /// # Errors
+    /// `Halted` as for [`Members::write`].
+    pub async fn flush(&self) -> Result<(), Halted> {
+        if self.0.halted.get() {
+            return Err(Halted);
+        }
+        let all: Vec<_> = self.live().into_iter().map(|m| self.flush_one(m)).collect();
+        for done in join_all(all).await {
+            done?;
+        }
+        Ok(())
+    }
+
+    async fn flush_one(&self, member: MemberIndex) -> Result<(), Halted> {
+        let Some(disk) = self.disk(member) else {
+            return self.settled(member).await.map(|_| ());
+        };
+        let upto = {
+            let members = self.0.members.borrow();
+            let m = &members[member.at()];
+            if m.flushed >= m.written {
+                return Ok(());
+            }
+            m.written
+        };
+        let mut t = self.0.traffic.get();
+        t.flushes += 1;
+        self.0.traffic.set(t);
+        match disk.flush().await {
+            Ok(()) => {
+                let mut members = self.0.members.borrow_mut();
+                let m = &mut members[member.at()];
+                m.flushed = m.flushed.max(upto);
+                Ok(())
+            }
+            Err(_) => {
+                self.0.members.borrow_mut()[member.at()].write_errors += 1;
+                self.fail(member).await
+            }
+        }
+    }
+
+    /// Waits until the failure of a member that is not active is recorded.
+    async fn settled(&self, member: MemberIndex) -> Result<bool, Halted> {
+        loop {
+            if self.0.halted.get() {
+                return Err(Halted);
+            }
+            if !self.0.members.borrow()[member.at()].being_failed {
+                return Ok(false);
+            }
+            self.0.changed.wait().await;
+        }
+    }
+
+    /// Fails a member: nothing is read from it any more, and its failure is durable in the
+    /// survivors' superblocks when this returns (I3).
+    ///
+    /// # Errors
+    /// `Halted` if that would leave too few: then nothing is recorded (I7) and no write is taken.
+    pub async fn fail(&self, member: MemberIndex) -> Result<(), Halted> {
+        match self.mark_failed(member) {
+            Mark::Marked => {}
+            Mark::Already => return self.settled(member).await.map(|_| ()),
+            Mark::TooMany => {
+                self.halt();
+                return Err(Halted);
+            }
+        }
+        if broken(Sabotage::FailureNotRecorded) {
+            self.0.members.borrow_mut()[member.at()].being_failed = false;
+            return Ok(());
+        }
+        self.advance_epoch(|_| ()).await
+    }
+
+    /// Marks a member failed in memory, unless that would leave too few.
+    fn mark_failed(&self, member: MemberIndex) -> Mark {
+        let mut members = self.0.members.borrow_mut();
+        let gone = members
+            .iter()
+            .filter(|m| m.state != MemberState::Active)
+            .count();
+        let m = &mut members[member.at()];
+        if m.state != MemberState::Active {
+            return Mark::Already;
+        }
+        if gone + 1 > self.0.parity {
+            return Mark::TooMany;
+        }
+        m.state = MemberState::Failed;
+        m.being_failed = true;
+        Mark::Marked
+    }
+
+    /// Makes a new epoch with the present states and whatever `change` does to it: prepared on
+    /// all active members, then in force.
+    ///
+    /// # Errors
+    /// `Halted` if too many members fail meanwhile.
+    pub async fn advance_epoch(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), Halted> {
+        let _turn = self.0.epoch_lock.lock().await;
+        let mut base = self.superblock();
+        change(&mut base);
+        let mut number = base.epoch;
+        loop {
+            if self.0.halted.get() {
+                return Err(Halted);
+            }
+            let parent = self.superblock();
+            number += 1;
+            let mut next = base.clone();
+            next.parent = parent.epoch_id;
+            next.epoch = number;
+            next.epoch_id =
+                u128::from(self.0.world.random()) << 64 | u128::from(self.0.world.random());
+            next.history = parent.history.clone();
+            next.history.insert(0, (parent.epoch, parent.epoch_id));
+            next.history.truncate(HISTORY);
+            for (entry, m) in next.members.iter_mut().zip(self.0.members.borrow().iter()) {
+                if entry.state == MemberState::Active && m.state != MemberState::Active {
+                    entry.failed_at = self.0.tail.get();
+                }
+                entry.state = m.state;
+            }
+            next.phase = Phase::Prepared;
+            if !self.write_superblocks(&next, SUPERBLOCK_A).await? {
+                continue;
+            }
+            // Decided: every survivor bears it.
+            next.phase = Phase::InForce;
+            *self.0.superblock.borrow_mut() = next.clone();
+            base = next.clone();
+            let c = next.geometry.superblock_c();
+            let marked = self.write_superblocks(&next, SUPERBLOCK_B).await?
+                && self.write_superblocks(&next, c).await?;
+            if marked {
+                break;
+            }
+        }
+        let recorded = self.superblock();
+        for (m, entry) in self
+            .0
+            .members
+            .borrow_mut()
+            .iter_mut()
+            .zip(&recorded.members)
+        {
+            if m.state == entry.state {
+                m.being_failed = false;
+            }
+        }
+        self.0.changed.notify();
+        Ok(())
+    }
+
+    /// Writes one copy on all active members and flushes them. False: a member failed in between
+    /// (it is marked so), and the epoch must name it.
+    async fn write_superblocks(&self, s: &Superblock, at: u64) -> Result<bool, Halted> {
+        let one = |member: MemberIndex| {
+            let disk = self.disk(member);
+            let bytes = s.encode(member.0, at).freeze();
+            async move {
+                let Some(disk) = disk else {
+                    return (member, true);
+                };
+                let done = match disk.write(at, vec![bytes]).await {
+                    Ok(()) => disk.flush().await,
+                    e => e,
+                };
+                (member, done.is_ok())
+            }
+        };
+        let all = self.live().into_iter().map(one).collect();
+        let mut whole = true;
+        for (member, ok) in join_all(all).await {
+            if ok {
+                continue;
+            }
+            whole = false;
+            self.0.members.borrow_mut()[member.at()].write_errors += 1;
+            if self.mark_failed(member) == Mark::TooMany {
+                self.halt();
+                return Err(Halted);
+            }
+        }
+        // Someone else may have failed a member of this epoch while it was being written.
+        let members = self.0.members.borrow();
+        let agrees = s
+            .members
+            .iter()
+            .zip(members.iter())
+            .all(|(e, m)| e.state == m.state);
+        Ok(whole && agrees)
+    }
+}
+
+impl<W: World> LogDevices for Members<W> {
+    fn live(&self) -> Vec<MemberIndex> {
+        let members = self.0.members.borrow();
+        let active = members
+            .iter()
+            .enumerate()
+            .filter(|(_, m)| m.state == MemberState::Active);
+        active.map(|(i, _)| MemberIndex(i as u8)).collect()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.0.superblock.borrow().epoch
+    }
+
+    fn write(
+        &self,
+        member: MemberIndex,
+        at: u64,
+        segs: Segs,
+    ) -> impl Future<Output = Result<bool, Halted>> + 'static {
+        let this = self.clone();
+        async move { Members::write(&this, member, at, segs).await }
+    }
+
+    fn flush(&self) -> impl Future<Output = Result<(), Halted>> + 'static {
+        let this = self.clone();
+        async move { Members::flush(&this).await }
+    }
+
+    fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) {
+        self.0.code.encode(data, parity);
+    }
+}
+
+/// The array's code as the log's replay uses it.
+pub struct Columns(pub Code);
+
+impl evenkeel_journal::replay::ColumnCode for Columns {
+    fn rebuild(
+        &self,
+        width: usize,
+        shards: &[Option<&[u8]>],
+        wanted: &[usize],
+        out: &mut [&mut [u8]],
+    ) -> bool {
+        self.0.reconstruct(width, shards, wanted, out).is_ok()
+    }
+}
