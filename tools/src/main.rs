@@ -1,2 +1,84 @@
-//! The evenkeel command.
-fn main() {}
+//! The `evenkeel` command: one file a verb.
+//!
+//! - [`cli`] what can be said; [`size`] sizes; [`place`] the run directory and its files;
+//! - [`probe`] what else may be on a disk; [`find`] members by the name of their array;
+//! - [`create`], [`start`], [`stop`], [`status`], [`fail`], [`wait`], [`examine`], [`log`].
+//!
+//! What must hold: nothing is printed to standard output but the answer; an error is a full
+//! sentence on standard error and one of the exit codes of [`Failure`].
+
+mod cli;
+mod create;
+mod engine;
+mod examine;
+mod fail;
+mod find;
+mod log;
+mod place;
+mod probe;
+mod progress;
+mod size;
+mod start;
+mod status;
+mod stop;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Verb};
+use evenkeel_ublk_target::control::Failure;
+use evenkeel_ublk_target::control::client::CallError;
+
+/// The exit code of what went well, or why it did not.
+type Outcome = Result<u8, Failure>;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Create(args) => create::run(&args),
+        Verb::Start(args) => start::run(&args),
+        Verb::Stop(args) => stop::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Fail(args) => fail::run(&args),
+        Verb::Wait(args) => wait::run(&args),
+        Verb::Examine(args) => examine::run(&args),
+        Verb::Log(args) => log::run(&args),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("evenkeel: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Prints to standard output; a reader that has gone away is no error.
+fn print(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n"));
+    let _ = out.flush();
+}
+
+/// What a call to the daemon of `name` went wrong with.
+fn call_failure(name: &str, error: CallError) -> Failure {
+    match error {
+        CallError::Failed(failure) => failure,
+        CallError::NoDaemon => Failure::new(
+            1,
+            format!("No array \"{name}\" runs here. Start it with: evenkeel start {name}"),
+        ),
+        CallError::Io(e) => Failure::new(
+            1,
+            format!("The daemon of \"{name}\" does not answer ({e}). The array is as safe as \
+                     after a power cut: its daemon may be killed and started again."),
+        ),
+    }
+}
+
+/// A feature that has a name, but is not there yet.
+fn not_yet(what: &str) -> Failure {
+    Failure::new(17, format!("{what} is not supported by this version. Nothing was changed."))
+}

@@ -1,0 +1,93 @@
+# Arrays of files, for the tests in this folder: source it, it makes a folder of its own under
+# $EVENKEEL_TEST_DIR (default $TMPDIR or /tmp) and takes everything down at the end.
+#
+# $EVENKEEL_BIN is the command to test (default target/release/evenkeel).
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+EK=$(realpath "${EVENKEEL_BIN:-$here/../../target/release/evenkeel}")
+[ -x "$EK" ] || { echo "no executable at $EK: cargo build --release, or set EVENKEEL_BIN" >&2; exit 2; }
+work=$(mktemp -d "${EVENKEEL_TEST_DIR:-${TMPDIR:-/tmp}}/evenkeel-nbd.XXXXXX")
+export EVENKEEL_RUN_DIR=$work/run EVENKEEL_CONF=$work/no.conf
+mkdir "$work/run" "$work/disks"
+
+step() { printf '%s: %s\n' "$(basename "$0")" "$*"; }
+die() { printf '%s: FAILED: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
+
+# need TOOL... : the tools that a test cannot do without.
+need() {
+	local tool
+	for tool; do
+		command -v "$tool" >/dev/null || die "$tool is missing: tools/install-deps installs it"
+	done
+}
+
+uri() { printf 'nbd+unix:///?socket=%s' "$work/run/$1.nbd"; }
+pid_of() { cat "$work/run/$1.pid"; }
+
+# disks NAME N : the paths of the disks of an array, one a line.
+disks() { local i; for ((i = 0; i < $2; i++)); do echo "$work/disks/$1.$i"; done; }
+
+# make NAME LEVEL K M SIZE [OPTION...]
+make() {
+	local name=$1 level=$2 k=$3 m=$4 size=$5
+	shift 5
+	# shellcheck disable=SC2046 # paths without spaces
+	"$EK" create "$name" --level "$level" --data "$k" --parity "$m" --file-size "$size" "$@" \
+		$(disks "$name" $((k + m)))
+}
+
+# start NAME [OPTION...] [DISK...] : over NBD; by name where no disk is given.
+start() {
+	local name=$1 arg by_name=1
+	shift
+	for arg; do case $arg in /*) by_name=0 ;; esac; done
+	if ((by_name)); then set -- "$name" "$@"; fi
+	"$EK" start --via nbd "$@" >"$work/device" || die "start of $name ended with $?"
+	[ "$(cat "$work/device")" = "$work/run/$name.nbd" ] || die "start printed $(cat "$work/device")"
+}
+
+stop() { "$EK" stop "$@" || die "stop ended with $?"; }
+
+# kill9 NAME : the daemon dies without a word.
+kill9() {
+	local pid
+	pid=$(pid_of "$1")
+	kill -9 "$pid"
+	while kill -0 "$pid" 2>/dev/null; do sleep 0.01; done
+}
+
+# expect CODE COMMAND... : it must end with this exit code.
+expect() {
+	local want=$1 got=0
+	shift
+	"$@" >"$work/out" 2>"$work/err" || got=$?
+	[ "$got" = "$want" ] || { cat "$work/out" "$work/err" >&2; die "exit code $got, not $want: $*"; }
+}
+
+# same NAME FILE : the array begins with what is in FILE.
+same() {
+	nbdcopy "$(uri "$1")" "$work/read"
+	cmp -n "$(stat -c %s "$2")" "$work/read" "$2" || die "$1 does not hold what was written"
+	rm -f "$work/read"
+}
+
+# status NAME FILTER : a value of the status, by jq.
+status() { "$EK" status "$1" --json | jq -r "$2"; }
+
+take_down() {
+	local code=$? pid_file pid
+	if [ "$code" != 0 ]; then
+		for log in "$work"/run/*.log; do
+			if [ -s "$log" ]; then echo "--- $log" >&2; tail -n 20 "$log" >&2; fi
+		done
+	fi
+	for pid_file in "$work"/run/*.pid; do
+		[ -e "$pid_file" ] || continue
+		pid=$(cat "$pid_file")
+		if [ "$(readlink "/proc/$pid/exe")" = "$EK" ]; then kill -9 "$pid"; fi
+	done 2>/dev/null
+	rm -rf "$work"
+	exit "$code"
+}
+trap take_down EXIT

@@ -1,0 +1,225 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::size::parse_size;
+
+/// Evenkeel: several disks or files as one block device that never half-writes a stripe.
+#[derive(Parser, Debug)]
+#[command(name = "evenkeel", version, arg_required_else_help = true)]
+#[command(after_help = "Sizes take K, M, G and T (powers of 1024). The run directory is \
+    /run/evenkeel or $EVENKEEL_RUN_DIR.\nExit codes: 0 done, 1 failed, 2 usage, 10 too few \
+    members, 11 members disagree, 12 foreign or duplicate member,\n13 held by another daemon, \
+    14 log damaged or missing, 15 too small, 16 something else is on the disk,\n17 format or \
+    feature not supported, 18 ublk not available.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Make an array of disks or files.
+    Create(CreateArgs),
+    /// Start an array and print its device or socket once it serves.
+    Start(StartArgs),
+    /// Stop an array: everything goes to its place and the members are marked clean.
+    Stop(StopArgs),
+    /// Show one array, or all that run.
+    Status(StatusArgs),
+    /// Fail a member: nothing is read from it or written to it any more.
+    Fail(FailArgs),
+    /// Wait until something is done.
+    Wait(WaitArgs),
+    /// Show what members say of themselves, with the byte ranges of every area.
+    Examine(ExamineArgs),
+    /// Show the commits and records in the log, and where it ends and why.
+    Log(LogArgs),
+}
+
+/// `create`
+#[derive(Args, Debug)]
+pub struct CreateArgs {
+    /// Name of the array.
+    pub name: String,
+    /// Which code: raid5, raid6 or rs (raid1 and evenodd are not supported yet).
+    #[arg(long)]
+    pub level: String,
+    /// Data chunks of a stripe. Default: the disks less the parity.
+    #[arg(long, value_name = "K")]
+    pub data: Option<usize>,
+    /// Parity chunks of a stripe: how many disks may be lost. Default: 1 for raid5, 2 for raid6.
+    #[arg(long, value_name = "M")]
+    pub parity: Option<usize>,
+    /// Bytes of a chunk, one disk's part of a stripe.
+    #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = parse_size)]
+    pub chunk: u64,
+    /// Bytes of the log on every disk. Default: chosen from the disks' size.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub log_size: Option<u64>,
+    /// Bytes of the write-back cache. Default: 64M, less for small arrays.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub cache: Option<u64>,
+    /// Keep the log on this disk instead (not supported yet).
+    #[arg(long, value_name = "DEV")]
+    pub journal: Vec<PathBuf>,
+    /// Keep the log's front in persistent memory (not supported yet).
+    #[arg(long, value_name = "PATH")]
+    pub nvram: Option<PathBuf>,
+    /// A disk that takes a failed one's place (not supported yet).
+    #[arg(long, value_name = "DISK")]
+    pub spare: Vec<PathBuf>,
+    /// Create missing files sparse, with this size.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub file_size: Option<u64>,
+    /// Keep no checksums of blocks.
+    #[arg(long)]
+    pub no_checksums: bool,
+    /// Check everything and say what would be made, but write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Overwrite what is on the disks.
+    #[arg(long)]
+    pub force: bool,
+    /// Block devices or files, in the order of the array.
+    #[arg(required = true, value_name = "DISK")]
+    pub disks: Vec<PathBuf>,
+}
+
+/// Front end of an array.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Via {
+    /// A block device of the kernel, /dev/ublkbN.
+    Ublk,
+    /// NBD on a Unix socket.
+    Nbd,
+}
+
+/// When a write is acknowledged.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AckArg {
+    /// When its place in the log is durable.
+    Durable,
+    /// When it is in memory that survives the daemon; flushes make it durable.
+    Cached,
+}
+
+/// `start`
+#[derive(Args, Debug)]
+pub struct StartArgs {
+    /// The array's name, or its disks in any order.
+    #[arg(required = true, value_name = "NAME|DISK")]
+    pub what: Vec<PathBuf>,
+    /// Front end.
+    #[arg(long, value_enum, default_value = "ublk")]
+    pub via: Via,
+    /// Where the NBD server listens. Default: NAME.nbd in the run directory.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// When a write is acknowledged. Default: cached.
+    #[arg(long, value_enum)]
+    pub ack: Option<AckArg>,
+    /// Write nothing at all, not even to replay the log.
+    #[arg(long)]
+    pub read_only: bool,
+    /// Stay in the foreground instead of running as a daemon.
+    #[arg(long)]
+    pub foreground: bool,
+    /// Go on with a device whose daemon has died (a start does that by itself).
+    #[arg(long)]
+    pub takeover: bool,
+    /// Largest rate of a rebuild (not supported yet).
+    #[arg(long, value_name = "RATE")]
+    pub rebuild_rate: Option<String>,
+    /// Start although so many members are absent that acknowledged writes may be lost.
+    #[arg(long)]
+    pub accept_missing: bool,
+    /// Start although the log is damaged or missing, giving up what it held.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `stop`
+#[derive(Args, Debug)]
+pub struct StopArgs {
+    /// Name of the array.
+    pub name: String,
+    /// Also while the device is open.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `status`
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Name of the array. Default: all that run.
+    pub name: Option<String>,
+    /// Print JSON: an object for NAME, a list without.
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing; exit with 0 healthy, 1 degraded or rebuilding, 2 failed, 4 no such array.
+    #[arg(long)]
+    pub test: bool,
+    /// Print again every second until interrupted.
+    #[arg(long, conflicts_with = "test")]
+    pub watch: bool,
+}
+
+/// `fail`
+#[derive(Args, Debug)]
+pub struct FailArgs {
+    /// Name of the array.
+    pub name: String,
+    /// Path of the member.
+    pub disk: PathBuf,
+}
+
+/// What to wait for.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitWhat {
+    /// A rebuild (not supported yet).
+    Rebuild,
+    /// A scrub (not supported yet).
+    Scrub,
+    /// Everything that is in the cache now being in its place.
+    Destage,
+}
+
+/// `wait`
+#[derive(Args, Debug)]
+pub struct WaitArgs {
+    /// Name of the array.
+    pub name: String,
+    /// What to wait for.
+    #[arg(value_enum)]
+    pub what: WaitWhat,
+    /// Give up after this many seconds.
+    #[arg(long, value_name = "S")]
+    pub timeout: Option<f64>,
+}
+
+/// `examine`
+#[derive(Args, Debug)]
+pub struct ExamineArgs {
+    /// Print a JSON list, one entry a disk.
+    #[arg(long)]
+    pub json: bool,
+    /// Members; they may be in use.
+    #[arg(required = true, value_name = "DISK")]
+    pub disks: Vec<PathBuf>,
+}
+
+/// `log`
+#[derive(Args, Debug)]
+pub struct LogArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Members of one array; they may be in use, but then the end is a moving one.
+    #[arg(required = true, value_name = "DISK")]
+    pub disks: Vec<PathBuf>,
+}

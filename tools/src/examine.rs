@@ -1,0 +1,177 @@
+//! `evenkeel examine`: what members say of themselves, with the byte ranges of every area.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use evenkeel_journal::BLOCK;
+use evenkeel_raid::geometry::{Geometry, LOG_OFFSET, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES};
+use evenkeel_raid::superblock::{BadSuperblock, Phase, Superblock};
+
+use crate::cli::ExamineArgs;
+use crate::find::{self, Copy};
+use crate::size::human;
+use crate::{Outcome, print};
+
+pub fn run(args: &ExamineArgs) -> Outcome {
+    let mut worst = 0;
+    let mut values = Vec::new();
+    for disk in &args.disks {
+        let (value, code) = examine(disk);
+        worst = worst.max(code);
+        if !args.json {
+            print(&text(&value));
+        }
+        values.push(value);
+    }
+    if args.json {
+        print(&serde_json::to_string_pretty(&Value::Array(values)).unwrap_or_default());
+    }
+    Ok(worst)
+}
+
+/// What is on one disk, and the exit code that this alone would give.
+fn examine(path: &Path) -> (Value, u8) {
+    let shown = path.display().to_string();
+    let copies = match find::superblocks(path) {
+        Ok(copies) => copies,
+        Err(e) => return (json!({"path": shown, "error": format!("It cannot be read: {e}.")}), 1),
+    };
+    let list: Vec<Value> = copies.iter().map(describe_copy).collect();
+    let Some(s) = find::counting(&copies) else {
+        let damaged = copies.iter().any(|c| c.found == Err(BadSuperblock::Damaged));
+        let (error, code) = match (find::unsupported(&copies), damaged) {
+            (Some(why), _) => (format!("A member that this version cannot read: {why}."), 17),
+            (None, true) => ("A member whose superblocks are all damaged.".to_owned(), 1),
+            (None, false) => ("No member of an array.".to_owned(), 12),
+        };
+        return (json!({"path": shown, "error": error, "superblocks": list}), code);
+    };
+    let mut value = describe(s);
+    value["path"] = json!(shown);
+    value["superblocks"] = json!(list);
+    (value, 0)
+}
+
+fn describe_copy(copy: &Copy) -> Value {
+    let mut v = json!({"copy": copy.name, "offset": copy.at, "bytes": SUPERBLOCK_BYTES});
+    match &copy.found {
+        Ok(s) => {
+            v["state"] = json!(if s.phase == Phase::InForce { "in force" } else { "prepared" });
+            v["epoch"] = json!(s.epoch);
+        }
+        Err(BadSuperblock::Absent) => v["state"] = json!("absent"),
+        Err(BadSuperblock::Damaged) => v["state"] = json!("damaged"),
+        Err(BadSuperblock::Unsupported(why)) => {
+            v["state"] = json!("unsupported");
+            v["error"] = json!(why);
+        }
+    }
+    v
+}
+
+fn describe(s: &Superblock) -> Value {
+    let g = &s.geometry;
+    let members: Vec<Value> = s
+        .members
+        .iter()
+        .enumerate()
+        .map(|(i, m)| json!({"index": i, "uuid": uuid(m.uuid), "state": m.state}))
+        .collect();
+    json!({
+        "name": s.name,
+        "uuid": uuid(s.array),
+        "member": {"index": s.index, "uuid": uuid(s.uuid())},
+        "epoch": s.epoch,
+        "epoch_id": uuid(s.epoch_id),
+        "parent_id": uuid(s.parent),
+        "clean": s.clean,
+        "created": s.created,
+        "level": g.level.as_str(),
+        "data": g.data,
+        "parity": g.parity,
+        "chunk_bytes": g.chunk_bytes(),
+        "size_bytes": g.device_blocks() * BLOCK as u64,
+        "stripes": g.stripes,
+        "slots": g.slots,
+        "ring": uuid(s.ring),
+        "members": members,
+        "areas": areas(g),
+    })
+}
+
+/// The areas of every member of this shape, in order.
+fn areas(g: &Geometry) -> Vec<Value> {
+    let pages_end = g.slots_offset;
+    [
+        ("superblock a", SUPERBLOCK_A, SUPERBLOCK_BYTES),
+        ("superblock b", SUPERBLOCK_B, SUPERBLOCK_BYTES),
+        ("log", LOG_OFFSET, g.log_rows * BLOCK as u64),
+        ("map", g.pages_offset, pages_end - g.pages_offset),
+        ("slots", g.slots_offset, g.slots * g.chunk_bytes()),
+        ("superblock c", g.superblock_c(), SUPERBLOCK_BYTES),
+    ]
+    .map(|(name, at, bytes)| json!({"area": name, "offset": at, "bytes": bytes}))
+    .into()
+}
+
+/// A UUID as people write it; `null` for none.
+fn uuid(value: u128) -> Value {
+    if value == 0 { Value::Null } else { json!(Uuid::from_u128(value).to_string()) }
+}
+
+/// The same for people.
+fn text(v: &Value) -> String {
+    let s = |key: &str| word(&v[key]);
+    let mut out = format!("{}:", s("path"));
+    if v.get("error").is_some() {
+        out += &format!(" {}", s("error"));
+    } else {
+        out += &format!(
+            " member {} of \"{}\", {} {}+{}, {}\n  array {}, member {}\n  epoch {}, {}",
+            word(&v["member"]["index"]),
+            s("name"),
+            s("level"),
+            s("data"),
+            s("parity"),
+            human(v["size_bytes"].as_u64().unwrap_or(0)),
+            s("uuid"),
+            word(&v["member"]["uuid"]),
+            s("epoch"),
+            if v["clean"] == true { "stopped cleanly" } else { "not stopped cleanly, or in use" },
+        );
+        for m in v["members"].as_array().into_iter().flatten() {
+            out += &format!(
+                "\n  {:>3}  {}  {}",
+                word(&m["index"]),
+                word(&m["uuid"]),
+                word(&m["state"])
+            );
+        }
+        for a in v["areas"].as_array().into_iter().flatten() {
+            let (at, bytes) =
+                (a["offset"].as_u64().unwrap_or(0), a["bytes"].as_u64().unwrap_or(0));
+            out += &format!(
+                "\n  {:<12} bytes {at} to {} ({})",
+                word(&a["area"]),
+                (at + bytes).saturating_sub(1),
+                human(bytes)
+            );
+        }
+    }
+    for c in v["superblocks"].as_array().into_iter().flatten() {
+        if c["state"] != "in force" {
+            out += &format!("\n  superblock {}: {}", word(&c["copy"]), word(&c["state"]));
+        }
+    }
+    out
+}
+
+fn word(v: &Value) -> String {
+    match v {
+        Value::String(s) => s.clone(),
+        Value::Null => "none".into(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,126 @@
+//! `evenkeel start`: finds the members, then becomes the daemon; this process prints the device
+//! once it serves.
+//!
+//! What must hold: no thread and no ring is made here, since the daemon begins with a fork.
+
+use std::path::{Path, PathBuf};
+
+use evenkeel_raid::{Ack, StartOptions};
+use evenkeel_ublk_target::control::{Failure, Request, client};
+use evenkeel_ublk_target::daemon::{self, DaemonConfig};
+
+use crate::cli::{AckArg, StartArgs, Via};
+use crate::{Outcome, find, not_yet, place, print, probe};
+
+pub fn run(args: &StartArgs) -> Outcome {
+    if args.rebuild_rate.is_some() {
+        return Err(not_yet("A rebuild (--rebuild-rate)"));
+    }
+    if args.socket.is_some() && args.via != Via::Nbd {
+        return Err(Failure::new(2, "--socket is for --via nbd: a ublk device has no socket."));
+    }
+    let (name, disks) = find_disks(&args.what)?;
+    place::check_name(&name)?;
+    if let Ok(status) = client::call(&place::run_dir(), &name, &Request::Status) {
+        return Err(Failure::new(
+            13,
+            format!(
+                "The array \"{name}\" runs already, as {}. Nothing was changed.",
+                status["device"].as_str().unwrap_or("a device")
+            ),
+        ));
+    }
+    let ack = args.ack.map(|a| match a {
+        AckArg::Durable => Ack::Durable,
+        AckArg::Cached => Ack::Cached,
+    });
+    let config = DaemonConfig {
+        name: name.clone(),
+        disks: disks.clone(),
+        start: StartOptions {
+            ack: ack.unwrap_or_default(),
+            read_only: args.read_only,
+            accept_missing: args.accept_missing,
+            force: args.force,
+            ..StartOptions::default()
+        },
+        ack,
+        via: match args.via {
+            Via::Ublk => daemon::Via::Ublk,
+            Via::Nbd => daemon::Via::Nbd,
+        },
+        socket: args.socket.as_deref().map(place::absolute),
+        run_dir: place::run_dir(),
+        foreground: args.foreground,
+    };
+    Ok(daemon::run(config, |result| match result {
+        Ok(device) => {
+            if let Err(e) = place::remember_disks(&name, &disks) {
+                eprintln!("evenkeel: The disks were not remembered for a start by name: {e}.");
+            }
+            print(&device);
+        }
+        Err(e) => eprintln!("evenkeel: {e}"),
+    }))
+}
+
+/// The name of the array that is meant, and the disks to start it from.
+fn find_disks(what: &[PathBuf]) -> Result<(String, Vec<PathBuf>), Failure> {
+    if let [one] = what
+        && let Some(name) = one.to_str().filter(|t| place::is_name(t))
+        && !one.exists()
+    {
+        return Ok((name.to_owned(), find::by_name(name)?));
+    }
+    let mut identities = Vec::new();
+    for disk in what {
+        let identity = probe::identify(disk).map_err(|mut e| {
+            e.message.push_str(" Nothing was changed. A start without it is possible: leave it out.");
+            e
+        })?;
+        identities.push((&**disk, identity));
+    }
+    probe::check_distinct(identities)?;
+    Ok((name_on(what)?, what.iter().map(|d| place::absolute(d)).collect()))
+}
+
+/// The name in the newest superblock of these disks.
+fn name_on(disks: &[PathBuf]) -> Result<String, Failure> {
+    let mut newest: Option<(u64, String)> = None;
+    let mut unreadable = None;
+    for disk in disks {
+        match read_name(disk) {
+            Ok(Some(found)) if newest.as_ref().is_none_or(|(epoch, _)| *epoch < found.0) => {
+                newest = Some(found);
+            }
+            Ok(_) => {}
+            Err(e) => unreadable = Some(e),
+        }
+    }
+    match (newest, unreadable) {
+        (Some((_, name)), _) => Ok(name),
+        (None, Some(e)) => Err(e),
+        (None, None) => Err(Failure::new(
+            12,
+            match disks {
+                [one] => format!("{} is no member of an array.", one.display()),
+                _ => "None of these disks is a member of an array.".to_owned(),
+            } + " Nothing was changed.",
+        )),
+    }
+}
+
+fn read_name(disk: &Path) -> Result<Option<(u64, String)>, Failure> {
+    let copies = find::superblocks(disk)
+        .map_err(|e| Failure::new(1, format!("{} cannot be read: {e}.", disk.display())))?;
+    if let Some(s) = find::counting(&copies) {
+        return Ok(Some((s.epoch, s.name.clone())));
+    }
+    match find::unsupported(&copies) {
+        Some(why) => Err(Failure::new(
+            17,
+            format!("{} is a member that this version cannot read: {why}.", disk.display()),
+        )),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,225 @@
+//! `evenkeel status`: one array or all that run, for people, for programs, or as an exit code.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde::Serialize;
+use serde_json::Value;
+
+use evenkeel_raid::Status;
+use evenkeel_raid::status::State;
+use evenkeel_ublk_target::control::client::CallError;
+use evenkeel_ublk_target::control::{Failure, Request, client};
+
+use crate::cli::StatusArgs;
+use crate::size::human;
+use crate::{Outcome, call_failure, place, print};
+
+/// Exit code of `--test` where no such array runs.
+const NO_ARRAY: u8 = 4;
+
+pub fn run(args: &StatusArgs) -> Outcome {
+    if let Some(name) = &args.name {
+        place::check_name(name)?;
+    }
+    if args.test {
+        return Ok(test(args.name.as_deref()));
+    }
+    loop {
+        let text = match &args.name {
+            Some(name) => {
+                let value = ask(name).map_err(|e| call_failure(name, e))?;
+                if args.json { pretty(&value) } else { table(&parse(name, value)?) }
+            }
+            None => all(args.json)?,
+        };
+        if args.watch && !args.json {
+            print("\x1b[H\x1b[2J");
+        }
+        print(&text);
+        if !args.watch {
+            return Ok(0);
+        }
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}
+
+fn ask(name: &str) -> Result<Value, CallError> {
+    client::call(&place::run_dir(), name, &Request::Status)
+}
+
+fn parse(name: &str, value: Value) -> Result<Status, Failure> {
+    serde_json::from_value(value).map_err(|e| {
+        Failure::new(1, format!("The daemon of \"{name}\" speaks another version ({e})."))
+    })
+}
+
+/// All arrays that run here. One that does not answer is named on standard error.
+fn all(json: bool) -> Result<String, Failure> {
+    let mut values = Vec::new();
+    for name in place::running() {
+        match ask(&name) {
+            Ok(value) => values.push((name, value)),
+            Err(CallError::NoDaemon) => {}
+            Err(e) => eprintln!("evenkeel: {}", call_failure(&name, e).message),
+        }
+    }
+    if json {
+        return Ok(pretty(&Value::Array(values.into_iter().map(|(_, v)| v).collect())));
+    }
+    if values.is_empty() {
+        return Ok("No array runs here.".to_owned());
+    }
+    let tables: Result<Vec<_>, _> =
+        values.into_iter().map(|(name, v)| parse(&name, v).map(|s| table(&s))).collect();
+    Ok(tables?.join("\n\n"))
+}
+
+/// The exit code of `--test`: of all arrays the worst one's, if there are any.
+fn test(name: Option<&str>) -> u8 {
+    let names = name.map_or_else(place::running, |n| vec![n.to_owned()]);
+    let codes = names.iter().filter_map(|n| {
+        let status = ask(n).ok().and_then(|v| parse(n, v).ok())?;
+        Some(match status.state {
+            State::Healthy => 0,
+            State::Degraded | State::Rebuilding => 1,
+            State::Failed => 2,
+        })
+    });
+    codes.max().unwrap_or(NO_ARRAY)
+}
+
+fn pretty(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+/// The word that stands for `value` in JSON.
+fn word(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(s)) => s,
+        Ok(other) => other.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+fn table(s: &Status) -> String {
+    let mut out = format!(
+        "{}: {}, {} {}+{}, {} on {} ({}, ack {}{})\n",
+        s.name,
+        word(s.state),
+        s.level,
+        s.data,
+        s.parity,
+        human(s.size_bytes),
+        s.device,
+        s.via,
+        word(s.ack),
+        if s.read_only { ", read-only" } else { "" },
+    );
+    out += &match (s.state, s.can_lose) {
+        (State::Failed, _) => "More members are gone than the code tolerates.\n".to_owned(),
+        (_, 0) => "No further member may be lost.\n".to_owned(),
+        (_, 1) => "One more member may be lost without loss of data.\n".to_owned(),
+        (_, n) => format!("{n} more members may be lost without loss of data.\n"),
+    };
+    let mut t = Table::new();
+    t.load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(["#", "member", "state", "read err", "write err", "sum err", "healed"]);
+    for m in &s.members {
+        let path = if m.path.is_empty() { &m.uuid } else { &m.path };
+        t.add_row([
+            m.index.to_string(),
+            path.clone(),
+            word(m.state),
+            m.read_errors.to_string(),
+            m.write_errors.to_string(),
+            m.checksum_errors.to_string(),
+            m.healed.to_string(),
+        ]);
+    }
+    for index in [0, 3, 4, 5, 6] {
+        if let Some(column) = t.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    out += &t.trim_fmt();
+    out += &format!(
+        "\nlog {} of {} · cache {} dirty of {} · {} of {} stripes in use · epoch {}",
+        human(s.log.used_bytes),
+        human(s.log.size_bytes),
+        human(s.cache.dirty_bytes),
+        human(s.cache.size_bytes),
+        s.stripes.mapped,
+        s.stripes.total,
+        s.epoch,
+    );
+    if let Some(r) = &s.rebuild {
+        out += &format!(
+            "\nrebuilding member {}: {} of {}, {}/s, {} s left",
+            r.member,
+            human(r.done_bytes),
+            human(r.total_bytes),
+            human(r.bytes_per_s),
+            r.eta_s
+        );
+    }
+    if s.replay.commits > 0 || s.replay.records > 0 {
+        out += &format!(
+            "\nlast start replayed {} commits and {} records ({}) in {:.2} s",
+            s.replay.commits,
+            s.replay.records,
+            human(s.replay.bytes),
+            s.replay.seconds
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evenkeel_raid::Ack;
+    use evenkeel_raid::status::{MemberState, MemberStatus};
+
+    #[test]
+    fn a_table_says_what_matters() {
+        let members = (0..3).map(|index| MemberStatus {
+            index,
+            path: if index == 1 { String::new() } else { format!("/dev/sd{index}") },
+            uuid: format!("uuid-{index}"),
+            state: if index == 1 { MemberState::Missing } else { MemberState::Active },
+            read_errors: 0,
+            write_errors: 0,
+            checksum_errors: 0,
+            healed: 0,
+        });
+        let status = Status {
+            name: "tank".into(),
+            uuid: "u".into(),
+            state: State::Degraded,
+            read_only: false,
+            level: "raid5".into(),
+            data: 2,
+            parity: 1,
+            chunk_bytes: 65536,
+            size_bytes: 1 << 30,
+            device: "/run/evenkeel/tank.nbd".into(),
+            via: "nbd".into(),
+            ack: Ack::Cached,
+            epoch: 3,
+            can_lose: 0,
+            members: members.collect(),
+            rebuild: None,
+            scrub: None,
+            log: Default::default(),
+            cache: Default::default(),
+            stripes: Default::default(),
+            replay: Default::default(),
+        };
+        let text = table(&status);
+        for part in ["tank: degraded, raid5 2+1, 1 GiB", "uuid-1", "missing", "No further member"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        let value = serde_json::to_value(&status).unwrap();
+        assert_eq!(parse("tank", value).unwrap().epoch, 3);
+    }
+}
