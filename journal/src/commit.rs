@@ -189,22 +189,14 @@ impl ColumnHeader {
     /// Payload blocks in data column `column`.
     #[must_use]
     pub fn blocks_in(&self, column: usize) -> usize {
-        blocks_in(
-            self.payload_blocks as usize,
-            usize::from(self.width),
-            column,
-        )
+        blocks_in(self.payload_blocks as usize, usize::from(self.width), column)
     }
 
     /// Whether both say the same of their commit.
     #[must_use]
     pub fn same_commit(&self, other: &ColumnHeader) -> bool {
-        let strip = |h: &ColumnHeader| ColumnHeader {
-            column: 0,
-            member: 0,
-            column_crc: 0,
-            ..h.clone()
-        };
+        let strip =
+            |h: &ColumnHeader| ColumnHeader { column: 0, member: 0, column_crc: 0, ..h.clone() };
         strip(self) == strip(other)
     }
 
@@ -213,13 +205,7 @@ impl ColumnHeader {
     #[must_use]
     pub fn compute_commit_crc(&self, inline: &[u8], data_column_crcs: &[u32]) -> u32 {
         let mut b = vec![0u8; INLINE_AT];
-        let h = ColumnHeader {
-            column: 0,
-            member: 0,
-            column_crc: 0,
-            commit_crc: 0,
-            ..self.clone()
-        };
+        let h = ColumnHeader { column: 0, member: 0, column_crc: 0, commit_crc: 0, ..self.clone() };
         h.encode_fields(&mut b);
         let mut crc = crc32c::crc32c(&b);
         crc = crc32c::crc32c_append(crc, inline);
@@ -251,11 +237,7 @@ pub fn rows_at_most(data: usize, meta: usize, k: usize) -> u64 {
 /// Blocks of data column `column` of `width` when `payload` blocks are dealt out in turn.
 #[must_use]
 pub fn blocks_in(payload: usize, width: usize, column: usize) -> usize {
-    if column < payload {
-        (payload - column).div_ceil(width)
-    } else {
-        0
-    }
+    if column < payload { (payload - column).div_ceil(width) } else { 0 }
 }
 
 /// CRC of a column: over the CRCs of its blocks.

@@ -129,10 +129,7 @@ impl Record {
             Record::Place { crcs, .. } => 32 + crcs.len() * 4,
             Record::Parity { rows, .. } => {
                 let row = |r: &ParityRow| 16 + r.covered.len() * 16 + r.parity_crcs.len() * 4;
-                24 + rows
-                    .iter()
-                    .map(|r| row(r).next_multiple_of(8))
-                    .sum::<usize>()
+                24 + rows.iter().map(|r| row(r).next_multiple_of(8)).sum::<usize>()
             }
             Record::Unmap { .. } => 24,
             Record::Lost { .. } => 16,
@@ -157,23 +154,13 @@ impl Record {
         put32(out, len as u32);
         put64(out, lsn.0);
         match self {
-            Record::Write {
-                stripe,
-                first,
-                count,
-                crcs,
-            } => {
+            Record::Write { stripe, first, count, crcs } => {
                 put64(out, stripe.0);
                 put32(out, *first);
                 put32(out, *count);
                 crcs.iter().flatten().for_each(|c| put32(out, *c));
             }
-            Record::Place {
-                stripe,
-                slot,
-                horizon,
-                crcs,
-            } => {
+            Record::Place { stripe, slot, horizon, crcs } => {
                 put64(out, stripe.0);
                 put32(out, slot.0);
                 put32(out, crcs.len() as u32);
@@ -181,12 +168,7 @@ impl Record {
                 put64(out, 0);
                 crcs.iter().for_each(|c| put32(out, *c));
             }
-            Record::Parity {
-                stripe,
-                slot,
-                base,
-                rows,
-            } => {
+            Record::Parity { stripe, slot, base, rows } => {
                 put64(out, stripe.0);
                 put32(out, slot.0);
                 put32(out, rows.len() as u32);
@@ -205,20 +187,12 @@ impl Record {
                     out.resize(start + (out.len() - start).next_multiple_of(8), 0);
                 }
             }
-            Record::Unmap {
-                first,
-                count,
-                horizon,
-            } => {
+            Record::Unmap { first, count, horizon } => {
                 put64(out, first.0);
                 put64(out, *count);
                 put64(out, horizon.0);
             }
-            Record::Lost {
-                stripe,
-                first,
-                count,
-            } => {
+            Record::Lost { stripe, first, count } => {
                 put64(out, stripe.0);
                 put32(out, *first);
                 put32(out, *count);
@@ -255,28 +229,14 @@ fn decode_body(kind: u8, flags: u8, r: &mut Reader) -> Option<Record> {
         KIND_WRITE => {
             let (stripe, first, count) = (Stripe(r.u64()?), r.u32()?, r.u32()?);
             let n = bounded(count)?;
-            let crcs = if flags & FLAG_ZERO != 0 {
-                None
-            } else {
-                Some(r.u32s(n)?)
-            };
-            Record::Write {
-                stripe,
-                first,
-                count,
-                crcs,
-            }
+            let crcs = if flags & FLAG_ZERO != 0 { None } else { Some(r.u32s(n)?) };
+            Record::Write { stripe, first, count, crcs }
         }
         KIND_PLACE => {
             let (stripe, slot, n) = (Stripe(r.u64()?), Slot(r.u32()?), bounded(r.u32()?)?);
             let horizon = Lsn(r.u64()?);
             r.u64()?;
-            Record::Place {
-                stripe,
-                slot,
-                horizon,
-                crcs: r.u32s(n)?,
-            }
+            Record::Place { stripe, slot, horizon, crcs: r.u32s(n)? }
         }
         KIND_PARITY => {
             let (stripe, slot, n) = (Stripe(r.u64()?), Slot(r.u32()?), bounded(r.u32()?)?);
@@ -292,35 +252,16 @@ fn decode_body(kind: u8, flags: u8, r: &mut Reader) -> Option<Record> {
                 }
                 let parity_crcs = r.u32s(parities)?;
                 r.take(parities % 2 * 4)?;
-                rows.push(ParityRow {
-                    row,
-                    covered,
-                    parity_crcs,
-                });
+                rows.push(ParityRow { row, covered, parity_crcs });
             }
-            Record::Parity {
-                stripe,
-                slot,
-                base,
-                rows,
-            }
+            Record::Parity { stripe, slot, base, rows }
         }
         KIND_UNMAP => {
             let (first, count, horizon) = (Stripe(r.u64()?), r.u64()?, Lsn(r.u64()?));
-            Record::Unmap {
-                first,
-                count,
-                horizon,
-            }
+            Record::Unmap { first, count, horizon }
         }
-        KIND_LOST => Record::Lost {
-            stripe: Stripe(r.u64()?),
-            first: r.u32()?,
-            count: r.u32()?,
-        },
-        KIND_CHECKPOINT => Record::Checkpoint {
-            incarnation: r.u64()?,
-        },
+        KIND_LOST => Record::Lost { stripe: Stripe(r.u64()?), first: r.u32()?, count: r.u32()? },
+        KIND_CHECKPOINT => Record::Checkpoint { incarnation: r.u64()? },
         _ => return None,
     })
 }
@@ -338,57 +279,22 @@ mod tests {
     use super::*;
 
     fn samples() -> Vec<Record> {
-        let covered = vec![Covered {
-            column: 2,
-            crc: 5,
-            lsn: Lsn(40),
-        }];
+        let covered = vec![Covered { column: 2, crc: 5, lsn: Lsn(40) }];
         vec![
-            Record::Write {
-                stripe: Stripe(7),
-                first: 3,
-                count: 3,
-                crcs: Some(vec![1, 2, 3]),
-            },
-            Record::Write {
-                stripe: Stripe(7),
-                first: 0,
-                count: 9,
-                crcs: None,
-            },
-            Record::Place {
-                stripe: Stripe(1),
-                slot: Slot(2),
-                horizon: Lsn(3),
-                crcs: vec![9; 11],
-            },
+            Record::Write { stripe: Stripe(7), first: 3, count: 3, crcs: Some(vec![1, 2, 3]) },
+            Record::Write { stripe: Stripe(7), first: 0, count: 9, crcs: None },
+            Record::Place { stripe: Stripe(1), slot: Slot(2), horizon: Lsn(3), crcs: vec![9; 11] },
             Record::Parity {
                 stripe: Stripe(1),
                 slot: Slot(2),
                 base: Lsn(4),
                 rows: vec![
-                    ParityRow {
-                        row: 1,
-                        covered: covered.clone(),
-                        parity_crcs: vec![1, 2, 3],
-                    },
-                    ParityRow {
-                        row: 5,
-                        covered,
-                        parity_crcs: vec![4, 5],
-                    },
+                    ParityRow { row: 1, covered: covered.clone(), parity_crcs: vec![1, 2, 3] },
+                    ParityRow { row: 5, covered, parity_crcs: vec![4, 5] },
                 ],
             },
-            Record::Unmap {
-                first: Stripe(1),
-                count: 5,
-                horizon: Lsn(2),
-            },
-            Record::Lost {
-                stripe: Stripe(1),
-                first: 2,
-                count: 3,
-            },
+            Record::Unmap { first: Stripe(1), count: 5, horizon: Lsn(2) },
+            Record::Lost { stripe: Stripe(1), first: 2, count: 3 },
             Record::Checkpoint { incarnation: 77 },
         ]
     }

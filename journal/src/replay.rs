@@ -92,9 +92,7 @@ impl LogContents {
     /// The last commit that counts.
     #[must_use]
     pub fn last(&self) -> &KeptCommit {
-        self.commits
-            .last()
-            .expect("a log's contents are never empty")
+        self.commits.last().expect("a log's contents are never empty")
     }
 
     /// Where the log goes on, for a new incarnation.
@@ -102,14 +100,10 @@ impl LogContents {
     pub fn start(&self, g: &LogGeometry, incarnation: u64) -> LogStart {
         let last = &self.last().header;
         let first = &self.commits[0].header;
-        let kept = self.commits.iter().map(|c| {
-            (
-                c.header.number,
-                c.header.row,
-                u64::from(c.header.rows),
-                c.header.lsn_last,
-            )
-        });
+        let kept = self
+            .commits
+            .iter()
+            .map(|c| (c.header.number, c.header.row, u64::from(c.header.rows), c.header.lsn_last));
         LogStart {
             incarnation,
             // Commits that nobody here has seen may lie on an absent member: none of their
@@ -153,21 +147,9 @@ impl<D: Disk> LogReader<'_, D> {
         let groups = self.scan(progress).await?;
         let mut order: Vec<usize> = (0..groups.len()).collect();
         order.sort_by_key(|i| std::cmp::Reverse(groups[*i].header.number));
-        let max_number = groups
-            .iter()
-            .map(|g| g.header.number)
-            .max()
-            .ok_or(LogError::Missing)?;
-        let max_lsn = groups
-            .iter()
-            .map(|g| g.header.lsn_last)
-            .max()
-            .unwrap_or_default();
-        let known = groups
-            .iter()
-            .map(|g| g.header.durable)
-            .max()
-            .unwrap_or_default();
+        let max_number = groups.iter().map(|g| g.header.number).max().ok_or(LogError::Missing)?;
+        let max_lsn = groups.iter().map(|g| g.header.lsn_last).max().unwrap_or_default();
+        let known = groups.iter().map(|g| g.header.durable).max().unwrap_or_default();
 
         // The newest whole commit whose tail is whole, too.
         let mut whole: HashMap<usize, bool> = HashMap::new();
@@ -189,10 +171,7 @@ impl<D: Disk> LogReader<'_, D> {
             }
         }
         let Some(mut at) = begin else {
-            let nothing = LogError::Damaged {
-                last_whole: CommitNumber(0),
-                durable: known,
-            };
+            let nothing = LogError::Damaged { last_whole: CommitNumber(0), durable: known };
             return Err(nothing);
         };
 
@@ -219,10 +198,7 @@ impl<D: Disk> LogReader<'_, D> {
         }
         let last = groups[at].header.number;
         if known > last {
-            return Err(LogError::Damaged {
-                last_whole: last,
-                durable: known,
-            });
+            return Err(LogError::Damaged { last_whole: last, durable: known });
         }
         let torn = groups.iter().filter(|g| g.header.number > last);
         let (mut torn_commits, mut torn_bytes) = (0, 0);
@@ -230,13 +206,7 @@ impl<D: Disk> LogReader<'_, D> {
             torn_commits += 1;
             torn_bytes += u64::from(g.header.payload_blocks) * BLOCK as u64;
         }
-        Ok(LogContents {
-            commits,
-            max_number,
-            max_lsn,
-            torn_bytes,
-            torn_commits,
-        })
+        Ok(LogContents { commits, max_number, max_lsn, torn_bytes, torn_commits })
     }
 
     /// Looks at every block of every log area for a header.
@@ -247,10 +217,7 @@ impl<D: Disk> LogReader<'_, D> {
         let mut row = 0;
         while row < g.rows {
             let rows = SCAN_ROWS.min(g.rows - row);
-            let reads = self
-                .members
-                .iter()
-                .map(|(i, d)| self.read_rows(*i, d, row, rows));
+            let reads = self.members.iter().map(|(i, d)| self.read_rows(*i, d, row, rows));
             for (member, blocks) in join_all(reads.collect()).await {
                 for (n, block) in blocks.iter().enumerate() {
                     let Some(block) = block else { continue };
@@ -259,19 +226,13 @@ impl<D: Disk> LogReader<'_, D> {
                         Ok(Some(h)) if h.member == u16::from(member.0) => h,
                         Ok(_) => continue,
                         Err(version) => {
-                            return Err(LogError::Unknown {
-                                number: CommitNumber(0),
-                                version,
-                            });
+                            return Err(LogError::Unknown { number: CommitNumber(0), version });
                         }
                     };
                     let key = (header.incarnation, header.number.0, header.commit_crc);
                     let column = (usize::from(header.column), member, header.column_crc);
                     let at = *by_key.entry(key).or_insert_with(|| {
-                        groups.push(Group {
-                            header: header.clone(),
-                            columns: Vec::new(),
-                        });
+                        groups.push(Group { header: header.clone(), columns: Vec::new() });
                         groups.len() - 1
                     });
                     if groups[at].header.same_commit(&header) {
@@ -312,37 +273,23 @@ impl<D: Disk> LogReader<'_, D> {
         if let Some(known) = seen.get(&i) {
             return *known;
         }
-        let whole = self
-            .gather(&groups[i].header, Some(&groups[i].columns))
-            .await
-            .is_some();
+        let whole = self.gather(&groups[i].header, Some(&groups[i].columns)).await.is_some();
         seen.insert(i, whole);
         whole
     }
 
     async fn load(&self, group: &Group) -> Result<KeptCommit, LogError> {
         let number = group.header.number;
-        let unknown = LogError::Unknown {
-            number,
-            version: crate::commit::COMMIT_VERSION,
-        };
-        let damaged = LogError::Damaged {
-            last_whole: CommitNumber(0),
-            durable: number,
-        };
-        let whole = self
-            .gather(&group.header, Some(&group.columns))
-            .await
-            .ok_or(damaged)?;
+        let unknown = LogError::Unknown { number, version: crate::commit::COMMIT_VERSION };
+        let damaged = LogError::Damaged { last_whole: CommitNumber(0), durable: number };
+        let whole = self.gather(&group.header, Some(&group.columns)).await.ok_or(damaged)?;
         let meta_len = group.header.meta_bytes as usize;
         let (meta, mut block) = if group.header.flags & FLAG_INLINE != 0 {
             (whole.inline, 0)
         } else {
             let blocks = meta_len.div_ceil(BLOCK);
             let mut m = Vec::with_capacity(blocks * BLOCK);
-            whole.payload[..blocks]
-                .iter()
-                .for_each(|b| m.extend_from_slice(b));
+            whole.payload[..blocks].iter().for_each(|b| m.extend_from_slice(b));
             m.truncate(meta_len);
             (m, blocks)
         };
@@ -352,22 +299,14 @@ impl<D: Disk> LogReader<'_, D> {
             let (lsn, record) = Record::decode(&mut rest).ok_or(unknown.clone())?;
             let first_block = block;
             block += record.data_blocks();
-            records.push(LoggedRecord {
-                lsn,
-                record,
-                first_block,
-            });
+            records.push(LoggedRecord { lsn, record, first_block });
         }
         if block != group.header.payload_blocks as usize
             || records.len() != group.header.records as usize
         {
             return Err(unknown);
         }
-        Ok(KeptCommit {
-            header: group.header.clone(),
-            records,
-            damaged_columns: whole.damaged,
-        })
+        Ok(KeptCommit { header: group.header.clone(), records, damaged_columns: whole.damaged })
     }
 
     /// The payload of a commit that counts, block by block.
@@ -423,9 +362,7 @@ impl<D: Disk> LogReader<'_, D> {
             return None;
         }
         let here = |c: usize| self.members.iter().any(|(i, _)| i.0 == h.members[c]);
-        let damaged = (0..all)
-            .filter(|c| shards[*c].is_none() && here(*c))
-            .collect();
+        let damaged = (0..all).filter(|c| shards[*c].is_none() && here(*c)).collect();
         let missing: Vec<usize> = (0..width).filter(|c| shards[*c].is_none()).collect();
         if !missing.is_empty() {
             let mut made: Vec<Buf> = missing.iter().map(|_| Buf::new(rows * BLOCK)).collect();
@@ -442,29 +379,17 @@ impl<D: Disk> LogReader<'_, D> {
                 shards[c] = Some(b);
             }
         }
-        inline.truncate(if h.flags & FLAG_INLINE != 0 {
-            h.meta_bytes as usize
-        } else {
-            0
-        });
+        inline.truncate(if h.flags & FLAG_INLINE != 0 { h.meta_bytes as usize } else { 0 });
         // The columns count together only if the CRC over all of them holds.
         if h.compute_commit_crc(&inline, &crcs) != h.commit_crc {
             return None;
         }
-        let shards: Vec<Slice> = shards
-            .into_iter()
-            .take(width)
-            .flatten()
-            .map(Buf::freeze)
-            .collect();
+        let shards: Vec<Slice> =
+            shards.into_iter().take(width).flatten().map(Buf::freeze).collect();
         let payload = (0..h.payload_blocks as usize)
             .map(|b| shards[b % width].part(b / width * BLOCK, BLOCK))
             .collect();
-        Some(Whole {
-            payload,
-            inline,
-            damaged,
-        })
+        Some(Whole { payload, inline, damaged })
     }
 
     /// Header and payload of a column; the payload is as long as the longest column's.

@@ -113,14 +113,7 @@ impl<R: RingMem> Ring<R> {
         mem.store_u64(AT_TAIL, 0);
         let free = Rc::new(RefCell::new((0..places as u32).rev().collect()));
         let freed = Rc::new(Cell::new(0));
-        Ring {
-            mem,
-            places,
-            free,
-            freed,
-            head: Cell::new(0),
-            tail: Cell::new(0),
-        }
+        Ring { mem, places, free, freed, head: Cell::new(0), tail: Cell::new(0) }
     }
 
     /// Places in all.
@@ -147,11 +140,7 @@ impl<R: RingMem> Ring<R> {
         let index = self.free.borrow_mut().pop()?;
         let at = BLOCK + record_area_bytes(self.places) + index as usize * BLOCK;
         self.mem.store(at, source);
-        let token = Token {
-            index,
-            free: Rc::clone(&self.free),
-            freed: Rc::clone(&self.freed),
-        };
+        let token = Token { index, free: Rc::clone(&self.free), freed: Rc::clone(&self.freed) };
         let memory = self.mem.slice(at, BLOCK);
         let ptr =
             std::ptr::NonNull::new(memory.as_ptr().cast_mut()).expect("memory has an address");
@@ -185,18 +174,12 @@ impl<R: RingMem> Ring<R> {
             b.clear();
             b.resize(RING_RECORD_HEAD, 0);
             b.extend_from_slice(meta);
-            places
-                .iter()
-                .for_each(|p| b.extend_from_slice(&p.to_le_bytes()));
+            places.iter().for_each(|p| b.extend_from_slice(&p.to_le_bytes()));
             b.resize(bytes, 0);
             put_u32(&mut b, 0, bytes as u32);
             put_u32(&mut b, 8, places.len() as u32);
             put_u32(&mut b, 12, meta.len() as u32);
-            put_u32(
-                &mut b,
-                16,
-                if i + 1 == records.len() { RING_LAST } else { 0 },
-            );
+            put_u32(&mut b, 16, if i + 1 == records.len() { RING_LAST } else { 0 });
             let crc = crc_without(&b, 4);
             put_u32(&mut b, 4, crc);
             assert!(
@@ -249,10 +232,7 @@ pub fn read_ring<R: RingMem>(mem: &R, array: u128, id: u128) -> Result<RingConte
         return Err("the ring's header is damaged".into());
     }
     if get_u32(&h, 8) != RING_VERSION {
-        return Err(format!(
-            "the ring has version {}, this is {RING_VERSION}",
-            get_u32(&h, 8)
-        ));
+        return Err(format!("the ring has version {}, this is {RING_VERSION}", get_u32(&h, 8)));
     }
     if get_u128(&h, 16) != array || get_u128(&h, 32) != id {
         return Err("the ring belongs to another array".into());
@@ -298,29 +278,16 @@ pub fn read_ring<R: RingMem>(mem: &R, array: u128, id: u128) -> Result<RingConte
             }
             data.push(mem.slice(BLOCK + area + index * BLOCK, BLOCK));
         }
-        if let Record::Write {
-            crcs: Some(crcs), ..
-        } = &record
-        {
+        if let Record::Write { crcs: Some(crcs), .. } = &record {
             let whole =
                 crcs.len() == n && crcs.iter().zip(&data).all(|(c, d)| crc32c::crc32c(d) == *c);
             if !whole {
-                return Err(format!(
-                    "the data of the ring's record at {position} is damaged"
-                ));
+                return Err(format!("the data of the ring's record at {position} is damaged"));
             }
         }
         let last = get_u32(&b, 16) & RING_LAST != 0;
-        records.push(RingRecord {
-            lsn,
-            record,
-            data,
-            last,
-        });
+        records.push(RingRecord { lsn, record, data, last });
         position += len as u64;
     }
-    Ok(RingContents {
-        incarnation: get_u64(&h, 48),
-        records,
-    })
+    Ok(RingContents { incarnation: get_u64(&h, 48), records })
 }

@@ -22,10 +22,7 @@ pub struct Found {
 
 impl Found {
     fn in_force(&self) -> Option<&Superblock> {
-        self.copies
-            .iter()
-            .filter(|s| s.phase == Phase::InForce)
-            .max_by_key(|s| s.epoch)
+        self.copies.iter().filter(|s| s.phase == Phase::InForce).max_by_key(|s| s.epoch)
     }
 
     fn bears(&self, epoch_id: u128) -> bool {
@@ -67,10 +64,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
             }
         }
     }
-    let newest = found
-        .iter()
-        .filter_map(Found::in_force)
-        .max_by_key(|s| s.epoch);
+    let newest = found.iter().filter_map(Found::in_force).max_by_key(|s| s.epoch);
     let prepared = found
         .iter()
         .flat_map(|f| &f.copies)
@@ -129,15 +123,8 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
         }
         stale.push(i);
     }
-    let epoch = Superblock {
-        phase: Phase::InForce,
-        ..epoch.clone()
-    };
-    Ok(Decision {
-        epoch,
-        current,
-        stale,
-    })
+    let epoch = Superblock { phase: Phase::InForce, ..epoch.clone() };
+    Ok(Decision { epoch, current, stale })
 }
 
 impl Decision {
@@ -145,10 +132,7 @@ impl Decision {
     #[must_use]
     pub fn absent(&self) -> Vec<usize> {
         let active = |i: &usize| self.epoch.members[*i].state == MemberState::Active;
-        (0..self.current.len())
-            .filter(active)
-            .filter(|i| self.current[*i].is_none())
-            .collect()
+        (0..self.current.len()).filter(active).filter(|i| self.current[*i].is_none()).collect()
     }
 
     /// Whether the members that are there may start.
@@ -162,21 +146,13 @@ impl Decision {
         let absent = self.absent();
         let names: Vec<String> = absent
             .iter()
-            .map(|i| {
-                format!(
-                    "{i} ({})",
-                    uuid::Uuid::from_u128(self.epoch.members[*i].uuid)
-                )
-            })
+            .map(|i| format!("{i} ({})", uuid::Uuid::from_u128(self.epoch.members[*i].uuid)))
             .collect();
         if present < k {
             let stale = if self.stale.is_empty() {
                 String::new()
             } else {
-                format!(
-                    " {} of the disks given are stale or failed.",
-                    self.stale.len()
-                )
+                format!(" {} of the disks given are stale or failed.", self.stale.len())
             };
             return Err(ArrayError::new(
                 if self.stale.len() + present >= k {
@@ -219,10 +195,7 @@ mod tests {
         (0..6u8)
             .map(|i| Found {
                 path: format!("disk{i}"),
-                copies: vec![Superblock {
-                    index: i,
-                    ..s.clone()
-                }],
+                copies: vec![Superblock { index: i, ..s.clone() }],
             })
             .collect()
     }
@@ -247,10 +220,7 @@ mod tests {
         let mut found = all(&s);
         (0..5).for_each(|i| bear(&mut found[i], &next));
         let d = decide(&found).expect("decides");
-        assert_eq!(
-            (d.epoch.epoch, d.current[5], d.stale.clone()),
-            (6, None, vec![5])
-        );
+        assert_eq!((d.epoch.epoch, d.current[5], d.stale.clone()), (6, None, vec![5]));
         // One survivor lacks it: dropped, and all six are current.
         found[2].copies.truncate(1);
         let d = decide(&found).expect("decides");

@@ -61,10 +61,7 @@ pub struct ArrayError {
 impl ArrayError {
     /// An error of this kind with this sentence.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> ArrayError {
-        ArrayError {
-            kind,
-            message: message.into(),
-        }
+        ArrayError { kind, message: message.into() }
     }
 }
 

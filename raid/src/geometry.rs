@@ -140,19 +140,13 @@ impl Geometry {
     /// Column and row of a stripe's block.
     #[must_use]
     pub fn column_row(&self, block: u32) -> (usize, u32) {
-        (
-            (block / self.chunk_blocks) as usize,
-            block % self.chunk_blocks,
-        )
+        ((block / self.chunk_blocks) as usize, block % self.chunk_blocks)
     }
 
     /// Stripe and block of a device block.
     #[must_use]
     pub fn stripe_of(&self, block: u64) -> (Stripe, u32) {
-        (
-            Stripe(block / self.stripe_blocks()),
-            (block % self.stripe_blocks()) as u32,
-        )
+        (Stripe(block / self.stripe_blocks()), (block % self.stripe_blocks()) as u32)
     }
 
     /// Where the copies of a page lie: member and byte of place 0 or 1, m+1 of them. Pages count
@@ -166,10 +160,7 @@ impl Geometry {
             .map(|i| {
                 let member = MemberIndex(((first + i) % n) as u8);
                 let nth = page / n * copies + i;
-                (
-                    member,
-                    self.pages_offset + (nth * 2 + u64::from(place)) * BLOCK as u64,
-                )
+                (member, self.pages_offset + (nth * 2 + u64::from(place)) * BLOCK as u64)
             })
             .collect()
     }
@@ -256,11 +247,7 @@ impl Geometry {
         let (mut low, mut high) = (1, member_bytes / chunk_bytes + 1);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            if fits(&mut g, middle) {
-                low = middle
-            } else {
-                high = middle
-            }
+            if fits(&mut g, middle) { low = middle } else { high = middle }
         }
         assert!(fits(&mut g, low));
         let least = 2 * g.max_request_blocks() + 16;

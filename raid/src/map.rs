@@ -110,10 +110,7 @@ impl Map {
     /// What the entries without a home hold: one item per hold.
     #[must_use]
     pub fn held(&self) -> Vec<Lsn> {
-        self.unsaved
-            .values()
-            .flat_map(|u| u.holds.iter().map(|h| h.1))
-            .collect()
+        self.unsaved.values().flat_map(|u| u.holds.iter().map(|h| h.1)).collect()
     }
 
     /// All slots in use.
@@ -133,9 +130,7 @@ impl Map {
     /// one is durable.
     pub fn moved(&mut self, stripe: Stripe, slot: Option<Slot>, lsn: Lsn) -> Vec<Lsn> {
         self.set(stripe, Entry { slot, lsn });
-        let unsaved = Unsaved {
-            holds: vec![(lsn, lsn)],
-        };
+        let unsaved = Unsaved { holds: vec![(lsn, lsn)] };
         let old = self.unsaved.insert(stripe.0, unsaved).unwrap_or_default();
         old.holds.into_iter().map(|(_, held)| held).collect()
     }
@@ -186,10 +181,7 @@ impl Map {
             let mut b = self.page_bytes(page, PAGE_MAP, generation, place, lsn);
             let first = nth * PAGE_ENTRIES;
             let last = (first + PAGE_ENTRIES).min(self.geometry.stripes);
-            for (i, e) in self.entries[first as usize..last as usize]
-                .iter()
-                .enumerate()
-            {
+            for (i, e) in self.entries[first as usize..last as usize].iter().enumerate() {
                 let at = PAGE_HEAD + i * ENTRY_BYTES;
                 put_u32(&mut b, at, e.slot.map_or(0, |s| s.0 + 1));
                 put_u64(&mut b, at + 8, e.lsn.0);
@@ -197,16 +189,8 @@ impl Map {
             let crc = crc_without(&b, AT_CRC);
             put_u32(&mut b, AT_CRC, crc);
             let of_page = self.unsaved.range(first..last);
-            let saved = of_page
-                .map(|(s, _)| (*s, self.entries[*s as usize].lsn))
-                .collect();
-            writes.push(PageWrite {
-                page,
-                generation,
-                place,
-                bytes: b.freeze(),
-                saved,
-            });
+            let saved = of_page.map(|(s, _)| (*s, self.entries[*s as usize].lsn)).collect();
+            writes.push(PageWrite { page, generation, place, bytes: b.freeze(), saved });
         }
         writes
     }
@@ -225,10 +209,7 @@ impl Map {
             }
         }
         roots.dedup();
-        roots
-            .into_iter()
-            .map(|root| self.root_page(root, lsn))
-            .collect()
+        roots.into_iter().map(|root| self.root_page(root, lsn)).collect()
     }
 
     /// A root page as it is to be written next.
@@ -239,31 +220,18 @@ impl Map {
         let mut b = self.page_bytes(root, PAGE_ROOT, generation, place, lsn);
         let words = (ROOT_BITS / 64) as usize;
         for i in 0..words {
-            put_u64(
-                &mut b,
-                PAGE_HEAD + i * 8,
-                self.roots[root as usize * words + i],
-            );
+            put_u64(&mut b, PAGE_HEAD + i * 8, self.roots[root as usize * words + i]);
         }
         let crc = crc_without(&b, AT_CRC);
         put_u32(&mut b, AT_CRC, crc);
-        PageWrite {
-            page: root,
-            generation,
-            place,
-            bytes: b.freeze(),
-            saved: Vec::new(),
-        }
+        PageWrite { page: root, generation, place, bytes: b.freeze(), saved: Vec::new() }
     }
 
     /// The pages are flushed: gives the holds that end.
     pub fn saved(&mut self, written: &[PageWrite]) -> Vec<Lsn> {
         let mut released = Vec::new();
         for w in written {
-            self.pages[w.page as usize] = Page {
-                generation: w.generation,
-                place: w.place,
-            };
+            self.pages[w.page as usize] = Page { generation: w.generation, place: w.place };
             for (stripe, lsn) in &w.saved {
                 let Some(u) = self.unsaved.get_mut(stripe) else {
                     continue;
@@ -296,16 +264,12 @@ impl Map {
         let mut newest: Vec<Option<Slice>> = vec![None; total as usize];
         let mut at_newest: BTreeMap<(u64, u8), u64> = BTreeMap::new();
         let mut first = 0;
-        let active: Vec<MemberIndex> = (0..n as u8)
-            .map(MemberIndex)
-            .filter(|m| members.is_active(*m))
-            .collect();
+        let active: Vec<MemberIndex> =
+            (0..n as u8).map(MemberIndex).filter(|m| members.is_active(*m)).collect();
         while first < blocks {
             let some = 256.min(blocks - first);
             let at = geometry.pages_offset + first * BLOCK as u64;
-            let reads = active
-                .iter()
-                .map(|m| read_blocks(members, *m, at, some as usize));
+            let reads = active.iter().map(|m| read_blocks(members, *m, at, some as usize));
             for (member, found) in active.iter().zip(join_all(reads.collect()).await) {
                 for (i, block) in found.into_iter().enumerate() {
                     let Some(block) = block else { continue };
@@ -353,25 +317,15 @@ impl Map {
                 let at = PAGE_HEAD + i as usize * ENTRY_BYTES;
                 let slot = get_u32(b, at);
                 if u64::from(slot) > geometry.slots {
-                    return Err(format!(
-                        "map page {page} names slot {slot}, which does not exist"
-                    ));
+                    return Err(format!("map page {page} names slot {slot}, which does not exist"));
                 }
                 let slot = slot.checked_sub(1).map(Slot);
-                map.set(
-                    Stripe(first + i),
-                    Entry {
-                        slot,
-                        lsn: Lsn(get_u64(b, at + 8)),
-                    },
-                );
+                map.set(Stripe(first + i), Entry { slot, lsn: Lsn(get_u64(b, at + 8)) });
             }
         }
         for root in 0..geometry.root_pages() {
             if newest[root as usize].is_none() {
-                return Err(format!(
-                    "root page {root} of the map is whole on none of the members"
-                ));
+                return Err(format!("root page {root} of the map is whole on none of the members"));
             }
         }
         for nth in 0..geometry.map_pages() {
@@ -392,15 +346,11 @@ async fn read_blocks<W: World>(
 ) -> Vec<Option<Slice>> {
     if let Some(b) = members.read(member, at, Buf::new(blocks * BLOCK)).await {
         let s = b.freeze();
-        return (0..blocks)
-            .map(|i| Some(s.part(i * BLOCK, BLOCK)))
-            .collect();
+        return (0..blocks).map(|i| Some(s.part(i * BLOCK, BLOCK))).collect();
     }
     let mut out = Vec::new();
     for i in 0..blocks {
-        let b = members
-            .read(member, at + (i * BLOCK) as u64, Buf::new(BLOCK))
-            .await;
+        let b = members.read(member, at + (i * BLOCK) as u64, Buf::new(BLOCK)).await;
         out.push(b.map(Buf::freeze));
     }
     out

@@ -99,11 +99,7 @@ impl<W: World> Members<W> {
             read_errors: 0,
             write_errors: 0,
         };
-        let members = disks
-            .into_iter()
-            .zip(&superblock.members)
-            .map(member)
-            .collect();
+        let members = disks.into_iter().zip(&superblock.members).map(member).collect();
         Members(Rc::new(Inner {
             world: world.clone(),
             parity: superblock.geometry.parity,
@@ -164,12 +160,7 @@ impl<W: World> Members<W> {
     /// Number of members that are not active.
     #[must_use]
     pub fn gone(&self) -> usize {
-        self.0
-            .members
-            .borrow()
-            .iter()
-            .filter(|m| m.state != MemberState::Active)
-            .count()
+        self.0.members.borrow().iter().filter(|m| m.state != MemberState::Active).count()
     }
 
     /// State, path, read and write errors of a member.
@@ -189,11 +180,7 @@ impl<W: World> Members<W> {
     fn disk(&self, member: MemberIndex) -> Option<W::Disk> {
         let members = self.0.members.borrow();
         let m = &members[member.at()];
-        if m.state == MemberState::Active {
-            m.disk.clone()
-        } else {
-            None
-        }
+        if m.state == MemberState::Active { m.disk.clone() } else { None }
     }
 
     /// Reads from a member. None if it is not active or the read failed; a member that is gone
@@ -246,11 +233,7 @@ impl<W: World> Members<W> {
         match disk.write(at, segs).await {
             Ok(()) => {
                 self.0.members.borrow_mut()[member.at()].written += 1;
-                if self.is_active(member) {
-                    Ok(true)
-                } else {
-                    self.settled(member).await
-                }
+                if self.is_active(member) { Ok(true) } else { self.settled(member).await }
             }
             Err(_) => {
                 self.0.members.borrow_mut()[member.at()].write_errors += 1;
@@ -341,10 +324,7 @@ impl<W: World> Members<W> {
     /// Marks a member failed in memory, unless that would leave too few.
     fn mark_failed(&self, member: MemberIndex) -> Mark {
         let mut members = self.0.members.borrow_mut();
-        let gone = members
-            .iter()
-            .filter(|m| m.state != MemberState::Active)
-            .count();
+        let gone = members.iter().filter(|m| m.state != MemberState::Active).count();
         let m = &mut members[member.at()];
         if m.state != MemberState::Active {
             return Mark::Already;
@@ -403,13 +383,7 @@ impl<W: World> Members<W> {
             }
         }
         let recorded = self.superblock();
-        for (m, entry) in self
-            .0
-            .members
-            .borrow_mut()
-            .iter_mut()
-            .zip(&recorded.members)
-        {
+        for (m, entry) in self.0.members.borrow_mut().iter_mut().zip(&recorded.members) {
             if m.state == entry.state {
                 m.being_failed = false;
             }
@@ -450,11 +424,7 @@ impl<W: World> Members<W> {
         }
         // Someone else may have failed a member of this epoch while it was being written.
         let members = self.0.members.borrow();
-        let agrees = s
-            .members
-            .iter()
-            .zip(members.iter())
-            .all(|(e, m)| e.state == m.state);
+        let agrees = s.members.iter().zip(members.iter()).all(|(e, m)| e.state == m.state);
         Ok(whole && agrees)
     }
 }
@@ -462,10 +432,7 @@ impl<W: World> Members<W> {
 impl<W: World> LogDevices for Members<W> {
     fn live(&self) -> Vec<MemberIndex> {
         let members = self.0.members.borrow();
-        let active = members
-            .iter()
-            .enumerate()
-            .filter(|(_, m)| m.state == MemberState::Active);
+        let active = members.iter().enumerate().filter(|(_, m)| m.state == MemberState::Active);
         active.map(|(i, _)| MemberIndex(i as u8)).collect()
     }
 

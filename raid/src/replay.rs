@@ -99,38 +99,23 @@ pub(crate) fn recover(
     for (c, commit) in log.commits.iter().enumerate() {
         for logged in &commit.records {
             let first = logged.first_block;
-            r.apply(
-                logged.lsn,
-                &logged.record,
-                |i| Source::Log(c, first + i),
-                Some((c, first)),
-            )?;
+            r.apply(logged.lsn, &logged.record, |i| Source::Log(c, first + i), Some((c, first)))?;
         }
     }
     let end = log.last().header.lsn_last;
     let mut adopted: Vec<Adopted> = Vec::new();
     for found in ring.iter().flat_map(|r| &r.records).filter(|r| r.lsn > end) {
         // A Parity that is not in the log: nothing of it was written in place.
-        if matches!(
-            found.record,
-            Record::Parity { .. } | Record::Checkpoint { .. }
-        ) {
+        if matches!(found.record, Record::Parity { .. } | Record::Checkpoint { .. }) {
             if let Some(before) = adopted.last_mut() {
                 before.last |= found.last;
             }
             continue;
         }
         let data = &found.data;
-        r.apply(
-            found.lsn,
-            &found.record,
-            |i| Source::Ring(data[i].clone()),
-            None,
-        )?;
+        r.apply(found.lsn, &found.record, |i| Source::Ring(data[i].clone()), None)?;
         let crcs = match &found.record {
-            Record::Write {
-                crcs: Some(crcs), ..
-            } => crcs.clone(),
+            Record::Write { crcs: Some(crcs), .. } => crcs.clone(),
             _ => Vec::new(),
         };
         adopted.push(Adopted {
@@ -150,21 +135,13 @@ pub(crate) fn recover(
         for row in &p.rows {
             for c in &row.covered {
                 let block = c.column as u32 * g.chunk_blocks + row.row;
-                if r.dirty
-                    .get(&(p.stripe, block))
-                    .is_some_and(|d| d.lsn == c.lsn)
-                {
+                if r.dirty.get(&(p.stripe, block)).is_some_and(|d| d.lsn == c.lsn) {
                     r.dirty.remove(&(p.stripe, block));
                 }
             }
         }
     }
-    Ok(Recovered {
-        map: r.map,
-        dirty: r.dirty,
-        adopted,
-        parities,
-    })
+    Ok(Recovered { map: r.map, dirty: r.dirty, adopted, parities })
 }
 
 impl Replay<'_> {
@@ -183,12 +160,7 @@ impl Replay<'_> {
         };
         let g = self.g;
         match record {
-            Record::Write {
-                stripe,
-                first,
-                count,
-                crcs,
-            } => {
+            Record::Write { stripe, first, count, crcs } => {
                 let end = u64::from(*first) + u64::from(*count);
                 if stripe.0 >= g.stripes || end > g.stripe_blocks() {
                     return bad("blocks");
@@ -199,34 +171,20 @@ impl Replay<'_> {
                         Some(crcs) => (data(i as usize), crcs[i as usize]),
                         None => (Source::Zero, zero),
                     };
-                    self.dirty
-                        .insert((*stripe, first + i), Found { lsn, source, crc });
+                    self.dirty.insert((*stripe, first + i), Found { lsn, source, crc });
                 }
                 let at = at.filter(|_| crcs.is_some());
                 self.writes.insert(lsn, (*stripe, *first, *count, at));
             }
-            Record::Place {
-                stripe,
-                slot,
-                horizon,
-                ..
-            } => {
+            Record::Place { stripe, slot, horizon, .. } => {
                 if stripe.0 >= g.stripes || u64::from(slot.0) >= g.slots {
                     return bad("a stripe or slot");
                 }
                 self.superseded(*stripe, *horizon);
                 self.moved(*stripe, Some(*slot), lsn);
             }
-            Record::Unmap {
-                first,
-                count,
-                horizon,
-            } => {
-                if first
-                    .0
-                    .checked_add(*count)
-                    .is_none_or(|end| end > g.stripes)
-                {
+            Record::Unmap { first, count, horizon } => {
+                if first.0.checked_add(*count).is_none_or(|end| end > g.stripes) {
                     return bad("stripes");
                 }
                 for s in first.0..first.0 + count {
@@ -234,9 +192,7 @@ impl Replay<'_> {
                     self.moved(Stripe(s), None, lsn);
                 }
             }
-            Record::Parity {
-                stripe, slot, rows, ..
-            } => {
+            Record::Parity { stripe, slot, rows, .. } => {
                 if stripe.0 >= g.stripes || u64::from(slot.0) >= g.slots {
                     return bad("a stripe or slot");
                 }
@@ -249,10 +205,7 @@ impl Replay<'_> {
 
     fn superseded(&mut self, stripe: Stripe, horizon: Lsn) {
         let of_stripe = (stripe, 0)..=(stripe, u32::MAX);
-        let gone = self
-            .dirty
-            .range(of_stripe)
-            .filter(|(_, d)| d.lsn <= horizon);
+        let gone = self.dirty.range(of_stripe).filter(|(_, d)| d.lsn <= horizon);
         let gone: Vec<(Stripe, u32)> = gone.map(|(at, _)| *at).collect();
         for at in gone {
             self.dirty.remove(&at);
@@ -281,11 +234,7 @@ impl Replay<'_> {
             for row in rows {
                 for c in &row.covered {
                     let block = c.column * g.chunk_blocks + row.row;
-                    if self
-                        .dirty
-                        .get(&(stripe, block))
-                        .is_some_and(|d| d.lsn == c.lsn)
-                    {
+                    if self.dirty.get(&(stripe, block)).is_some_and(|d| d.lsn == c.lsn) {
                         self.dirty.remove(&(stripe, block));
                     }
                 }
@@ -302,9 +251,7 @@ impl Replay<'_> {
                 && row.parity_crcs.len() == g.parity
                 && row.covered.iter().all(|c| (c.column as usize) < g.data);
             if !sane {
-                return Err(format!(
-                    "Record {lsn} of the log does not fit the array's shape."
-                ));
+                return Err(format!("Record {lsn} of the log does not fit the array's shape."));
             }
             let parity = (next..next + g.parity).map(&data).collect();
             next += g.parity;
@@ -318,25 +265,12 @@ impl Replay<'_> {
                         c.lsn
                     )
                 })?;
-                covered.push(CoveredBlock {
-                    column: c.column as usize,
-                    lsn: c.lsn,
-                    source,
-                });
+                covered.push(CoveredBlock { column: c.column as usize, lsn: c.lsn, source });
             }
-            pending.push(PendingRow {
-                row: row.row,
-                covered,
-                parity,
-            });
+            pending.push(PendingRow { row: row.row, covered, parity });
         }
         let all = self.parities.entry(stripe).or_default();
-        all.push(PendingParity {
-            stripe,
-            slot,
-            lsn,
-            rows: pending,
-        });
+        all.push(PendingParity { stripe, slot, lsn, rows: pending });
         Ok(())
     }
 

@@ -305,11 +305,8 @@ pub(crate) mod tests {
     pub(crate) fn sample() -> Superblock {
         let geometry =
             Geometry::plan(Level::Raid6, 4, 2, 65536, 256 << 20, None, None).expect("fits");
-        let member = |i: u128| MemberEntry {
-            uuid: 100 + i,
-            state: MemberState::Active,
-            failed_at: Lsn(0),
-        };
+        let member =
+            |i: u128| MemberEntry { uuid: 100 + i, state: MemberState::Active, failed_at: Lsn(0) };
         Superblock {
             array: 7,
             index: 0,

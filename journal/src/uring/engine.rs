@@ -1,6 +1,6 @@
-//! A ring of one's own and the loop around it, for users without ublk: create, examine, the
-//! daemon behind NBD. (With ublk the ring lies in libublk's thread-local, and the ublk front end
-//! has a loop of its own.)
+//! The loop around a ring: of one's own (create, examine, the daemon behind NBD), or somebody
+//! else's that also carries operations that are not the driver's (libublk's). Then a [`Reaper`]
+//! takes the completions off the ring and gets those that the driver does not know.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -10,14 +10,14 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use io_uring::IoUring;
+use io_uring::{IoUring, cqueue};
 
-use super::driver::Driver;
+use super::driver::{Driver, RingAccess};
 use super::executor::Executor;
 use super::world::UringWorld;
 
 /// Entries of the submission and of the completion queue.
-pub const SQ_ENTRIES: u32 = 512;
+pub const SQ_ENTRIES: u32 = 1024;
 /// See [`SQ_ENTRIES`].
 pub const CQ_ENTRIES: u32 = 4096;
 /// Most task polls between two looks at the completions.
@@ -50,32 +50,52 @@ pub fn make_ring() -> io::Result<IoUring> {
     Err(error.unwrap_or_else(|| io::ErrorKind::Unsupported.into()))
 }
 
+/// Somebody who shares the ring.
+pub trait Reaper {
+    /// Takes all completions off the ring.
+    fn reap(&self, into: &mut Vec<cqueue::Entry>);
+    /// Takes in a completion that is not of the driver's operations.
+    fn foreign(&self, done: &cqueue::Entry);
+}
+
+/// Where a [`Reaper`] is put while there is one.
+pub type ReaperSlot = Rc<RefCell<Option<Rc<dyn Reaper>>>>;
+
 /// One thread's ring, operations and tasks.
 pub struct Engine {
     executor: Executor,
     driver: Driver,
-    ring: Rc<RefCell<IoUring>>,
+    reaper: ReaperSlot,
     /// Completions taken off the ring and not yet dispatched.
-    reaped: RefCell<Vec<(u64, i32)>>,
+    reaped: RefCell<Vec<cqueue::Entry>>,
 }
 
 impl Engine {
-    /// An engine of the calling thread.
+    /// An engine of the calling thread, with a ring of its own.
     ///
     /// # Errors
     /// If the kernel gives no ring.
     pub fn new() -> io::Result<Engine> {
-        let ring = Rc::new(RefCell::new(make_ring()?));
-        let lent = Rc::clone(&ring);
-        let driver = Driver::new(Rc::new(move |f| f(&mut lent.borrow_mut())));
+        let ring = RefCell::new(make_ring()?);
+        Engine::over(Rc::new(move |f| f(&mut ring.borrow_mut())))
+    }
+
+    /// An engine of the calling thread over a ring that this thread made.
+    ///
+    /// # Errors
+    /// If the kernel gives no eventfd.
+    pub fn over(ring: RingAccess) -> io::Result<Engine> {
+        let driver = Driver::new(ring);
         let executor = Executor::new()?;
         executor.listen(&driver);
-        Ok(Engine {
-            executor,
-            driver,
-            ring,
-            reaped: RefCell::default(),
-        })
+        let reaper = ReaperSlot::default();
+        Ok(Engine { executor, driver, reaper, reaped: RefCell::default() })
+    }
+
+    /// Where to put who shares the ring.
+    #[must_use]
+    pub fn reaper(&self) -> &ReaperSlot {
+        &self.reaper
     }
 
     /// Its tasks.
@@ -119,21 +139,30 @@ impl Engine {
     pub fn turn(&self, wait: bool) {
         let backlog = self.driver.pump();
         let mut reaped = self.reaped.take();
-        {
-            let mut ring = self.ring.borrow_mut();
+        let reaper = self.reaper.borrow().clone();
+        self.driver.with_ring(|ring| {
             // EINTR: look again. EBUSY, EAGAIN: the completions must be taken first, as follows.
             let _ = ring.submit_and_wait(usize::from(wait && !backlog));
-            reaped.extend(ring.completion().map(|c| (c.user_data(), c.result())));
+            if reaper.is_none() {
+                reaped.extend(ring.completion());
+            }
+        });
+        if let Some(reaper) = &reaper {
+            reaper.reap(&mut reaped);
         }
-        for (user_data, result) in reaped.drain(..) {
-            self.driver.dispatch(user_data, result);
+        for done in reaped.drain(..) {
+            if !self.driver.dispatch(done.user_data(), done.result())
+                && let Some(reaper) = &reaper
+            {
+                reaper.foreign(&done);
+            }
         }
         self.reaped.replace(reaped);
     }
 }
 
 impl Drop for Engine {
-    /// Gives operations in flight a chance to end, since what they hold is leaked otherwise.
+    /// What operations in flight hold is leaked: the kernel may still use it.
     fn drop(&mut self) {
         self.executor.clear();
         self.driver.abandon();

@@ -24,7 +24,7 @@ mod tests;
 
 pub use disk::{Access, UringDisk};
 pub use driver::{Driver, Op, RingAccess};
-pub use engine::Engine;
+pub use engine::{Engine, Reaper, ReaperSlot};
 pub use executor::{Executor, Remote};
 pub use shm_ring::ShmRing;
 pub use world::UringWorld;

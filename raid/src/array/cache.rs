@@ -34,11 +34,7 @@ pub(crate) struct DirtyStripe {
 impl DirtyStripe {
     /// LSN of the oldest block.
     pub fn oldest(&self) -> Lsn {
-        self.blocks
-            .iter()
-            .map(|b| b.1.lsn)
-            .min()
-            .unwrap_or_default()
+        self.blocks.iter().map(|b| b.1.lsn).min().unwrap_or_default()
     }
 }
 
@@ -91,9 +87,8 @@ impl Cache {
         let Some(s) = self.stripes.get_mut(&stripe) else {
             return (Vec::new(), 0);
         };
-        let (gone, kept) = std::mem::take(&mut s.blocks)
-            .into_iter()
-            .partition(|b| which(b.0, &b.1));
+        let (gone, kept) =
+            std::mem::take(&mut s.blocks).into_iter().partition(|b| which(b.0, &b.1));
         s.blocks = kept;
         let gone: Vec<(u32, DirtyBlock)> = gone;
         self.blocks -= gone.len() as u64;

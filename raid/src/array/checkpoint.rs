@@ -38,9 +38,7 @@ impl<W: World> Array<W> {
             map.saved(&roots);
             left = left.saturating_sub((before - map.unsaved()).max(1));
             drop(map);
-            released
-                .into_iter()
-                .for_each(|lsn| self.0.journal.release(lsn));
+            released.into_iter().for_each(|lsn| self.0.journal.release(lsn));
             self.0.members.set_tail(self.0.journal.tail_lsn());
         }
         Ok(())

@@ -55,10 +55,7 @@ pub async fn create<W: World>(
         ));
     }
     let code = Code::new(o.level, o.data, o.parity).map_err(|e| {
-        ArrayError::new(
-            ErrorKind::Usage,
-            format!("This shape is not possible: {e}."),
-        )
+        ArrayError::new(ErrorKind::Usage, format!("This shape is not possible: {e}."))
     })?;
     if disks.len() != o.data + o.parity {
         return usage(format!(
@@ -88,11 +85,7 @@ pub async fn create<W: World>(
     }
     let id = || u128::from(world.random()) << 64 | u128::from(world.random());
     let uuid = id();
-    let member = |_| MemberEntry {
-        uuid: id(),
-        state: MemberState::Active,
-        failed_at: Lsn(0),
-    };
+    let member = |_| MemberEntry { uuid: id(), state: MemberState::Active, failed_at: Lsn(0) };
     let superblock = Superblock {
         array: uuid,
         index: 0,
@@ -120,22 +113,15 @@ pub async fn create<W: World>(
         )
     };
     // The old superblocks go first: a create that is cut leaves no array, old or new.
-    wipe(&members, &geometry)
-        .await
-        .map_err(|_| gone("The superblocks"))?;
+    wipe(&members, &geometry).await.map_err(|_| gone("The superblocks"))?;
     let map = Map::empty(geometry, uuid);
     for root in 0..geometry.root_pages() {
         let page = map.root_page(root, Lsn(0));
-        write_pages(&members, &geometry, &[page])
-            .await
-            .map_err(|_| gone("The map"))?;
+        write_pages(&members, &geometry, &[page]).await.map_err(|_| gone("The map"))?;
     }
     let ring_id = id();
     let memory = world.create_ring(ring_id, ring_bytes(16)).map_err(|e| {
-        ArrayError::new(
-            ErrorKind::Failed,
-            format!("The ring's memory could not be had: {e}."),
-        )
+        ArrayError::new(ErrorKind::Failed, format!("The ring's memory could not be had: {e}."))
     })?;
     let incarnation = world.random() | 1;
     let ring = Ring::format(memory, uuid, ring_id, incarnation, 16);
@@ -151,20 +137,12 @@ pub async fn create<W: World>(
     };
     let journal = Journal::new(world, &members, geometry.log(uuid), ring, &start);
     journal.spawn();
-    journal.adopt(
-        Lsn(1),
-        &Record::Checkpoint { incarnation },
-        Vec::new(),
-        true,
-    );
+    journal.adopt(Lsn(1), &Record::Checkpoint { incarnation }, Vec::new(), true);
     let logged = journal.durable(Lsn(1)).await;
     let closed = journal.close().await;
     let _ = world.remove_ring(ring_id);
     logged.and(closed).map_err(|_| gone("The log"))?;
-    members
-        .advance_epoch(|_| ())
-        .await
-        .map_err(|_| gone("The superblocks"))?;
+    members.advance_epoch(|_| ()).await.map_err(|_| gone("The superblocks"))?;
     if members.gone() > 0 {
         return Err(gone("Everything"));
     }
@@ -183,12 +161,8 @@ async fn wipe<W: World>(
     let zeros = evenkeel_journal::Buf::zeroed(crate::geometry::LOG_OFFSET as usize).freeze();
     let last = zeros.part(0, crate::geometry::SUPERBLOCK_BYTES as usize);
     for m in 0..g.members() as u8 {
-        members
-            .write(MemberIndex(m), 0, vec![zeros.clone()])
-            .await?;
-        members
-            .write(MemberIndex(m), g.superblock_c(), vec![last.clone()])
-            .await?;
+        members.write(MemberIndex(m), 0, vec![zeros.clone()]).await?;
+        members.write(MemberIndex(m), g.superblock_c(), vec![last.clone()]).await?;
     }
     members.flush().await
 }

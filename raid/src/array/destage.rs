@@ -82,10 +82,7 @@ impl<W: World> Array<W> {
             Way::Place(slot, data) => Some((*slot, data.clone())),
             _ => None,
         });
-        let mut crcs = self
-            .write_slots(&placed.collect::<Vec<_>>())
-            .await?
-            .into_iter();
+        let mut crcs = self.write_slots(&placed.collect::<Vec<_>>()).await?.into_iter();
         // 5. Append, and wait until it is durable.
         let mut appended = Vec::new();
         for plan in &mut plans {
@@ -133,10 +130,7 @@ impl<W: World> Array<W> {
         let horizon = self.0.journal.last_lsn();
         let dirty: Vec<(u32, DirtyBlock)> = {
             let mut cache = self.0.cache.borrow_mut();
-            let s = cache
-                .stripes
-                .get_mut(&stripe)
-                .expect("the stripe is dirty and locked");
+            let s = cache.stripes.get_mut(&stripe).expect("the stripe is dirty and locked");
             s.destaging = true;
             s.blocks.clone()
         };
@@ -169,13 +163,7 @@ impl<W: World> Array<W> {
                     }
                 }
             };
-            Plan {
-                stripe,
-                horizon,
-                way,
-                room,
-                _guard: guard,
-            }
+            Plan { stripe, horizon, way, room, _guard: guard }
         }
     }
 
@@ -207,15 +195,12 @@ impl<W: World> Array<W> {
         let chunk = g.chunk_bytes() as usize;
         let mut data = Buf::new(chunk * g.data);
         let mut per_column = vec![0; g.data];
-        dirty
-            .iter()
-            .for_each(|b| per_column[g.column_row(b.0).0] += 1);
+        dirty.iter().for_each(|b| per_column[g.column_row(b.0).0] += 1);
         match old {
             None => data.fill(0),
             Some(slot) => {
-                let wanted: Vec<usize> = (0..g.data)
-                    .filter(|c| per_column[*c] < g.chunk_blocks)
-                    .collect();
+                let wanted: Vec<usize> =
+                    (0..g.data).filter(|c| per_column[*c] < g.chunk_blocks).collect();
                 let columns = if wanted.is_empty() {
                     Vec::new()
                 } else {
@@ -241,9 +226,7 @@ impl<W: World> Array<W> {
         slot: Slot,
         rows: BTreeMap<u32, Vec<(usize, u32, DirtyBlock)>>,
     ) -> Result<Vec<Row>, RequestError> {
-        let all = rows
-            .into_iter()
-            .map(|(row, covered)| self.compute_row(slot, row, covered));
+        let all = rows.into_iter().map(|(row, covered)| self.compute_row(slot, row, covered));
         join_all(all.collect()).await.into_iter().collect()
     }
 
@@ -273,25 +256,17 @@ impl<W: World> Array<W> {
                 code.update(*column, &delta, &mut out);
             }
             let parity = parity.into_iter().map(Buf::freeze).collect();
-            return Ok(Row {
-                row,
-                covered,
-                parity,
-            });
+            return Ok(Row { row, covered, parity });
         }
-        let others: Vec<usize> = (0..k)
-            .filter(|c| covered.iter().all(|(own, ..)| own != c))
-            .collect();
+        let others: Vec<usize> =
+            (0..k).filter(|c| covered.iter().all(|(own, ..)| own != c)).collect();
         let kept = if others.is_empty() {
             Vec::new()
         } else {
             self.read_rows(slot, row, 1, &others).await?
         };
         let mut columns: Vec<&[u8]> = vec![&zero; k];
-        others
-            .iter()
-            .zip(&kept)
-            .for_each(|(c, bytes)| columns[*c] = bytes);
+        others.iter().zip(&kept).for_each(|(c, bytes)| columns[*c] = bytes);
         for (column, _, block) in &covered {
             columns[*column] = block.data.as_ref().map_or(&zero[..], |p| &p.bytes()[..]);
         }
@@ -299,11 +274,7 @@ impl<W: World> Array<W> {
         let mut out: Vec<&mut [u8]> = parity.iter_mut().map(|p| &mut p[..]).collect();
         code.encode(&columns, &mut out);
         let parity = parity.into_iter().map(Buf::freeze).collect();
-        Ok(Row {
-            row,
-            covered,
-            parity,
-        })
+        Ok(Row { row, covered, parity })
     }
 
     /// Appends what the plan logs. Gives the LSN of a Parity.
@@ -321,24 +292,9 @@ impl<W: World> Array<W> {
                     Way::Place(slot, _) => {
                         let crcs = crcs.next().expect("every placed stripe has its CRCs");
                         let horizon = plan.horizon;
-                        (
-                            Record::Place {
-                                stripe,
-                                slot: *slot,
-                                horizon,
-                                crcs,
-                            },
-                            Some(*slot),
-                        )
+                        (Record::Place { stripe, slot: *slot, horizon, crcs }, Some(*slot))
                     }
-                    _ => (
-                        Record::Unmap {
-                            first: stripe,
-                            count: 1,
-                            horizon: plan.horizon,
-                        },
-                        None,
-                    ),
+                    _ => (Record::Unmap { first: stripe, count: 1, horizon: plan.horizon }, None),
                 };
                 if let Some(s) = self.0.cache.borrow_mut().stripes.get_mut(&stripe) {
                     assert!(s.charges > 0, "I2: every dirty stripe is charged");
@@ -362,28 +318,12 @@ impl<W: World> Array<W> {
                         crc: b.crc,
                         lsn: b.lsn,
                     });
-                    ParityRow {
-                        row: r.row,
-                        covered: covered.collect(),
-                        parity_crcs,
-                    }
+                    ParityRow { row: r.row, covered: covered.collect(), parity_crcs }
                 });
                 let rows_logged = logged.collect();
-                let record = Record::Parity {
-                    stripe,
-                    slot: *slot,
-                    base,
-                    rows: rows_logged,
-                };
-                let mut room = plan
-                    .room
-                    .take()
-                    .expect("room was taken when it was planned");
-                let item = Item {
-                    record,
-                    data,
-                    places: Vec::new(),
-                };
+                let record = Record::Parity { stripe, slot: *slot, base, rows: rows_logged };
+                let mut room = plan.room.take().expect("room was taken when it was planned");
+                let item = Item { record, data, places: Vec::new() };
                 let lsn = self.0.journal.append(&mut room, vec![item]);
                 // Held until the map's home carries this Parity (I2).
                 self.0.journal.hold(lsn);
@@ -409,11 +349,7 @@ impl<W: World> Array<W> {
                     let bytes = b.data.as_ref().map_or(&zero, |p| p.bytes());
                     (*column, bytes.clone())
                 });
-                let parity = r
-                    .parity
-                    .iter()
-                    .enumerate()
-                    .map(|(i, p)| (g.data + i, p.clone()));
+                let parity = r.parity.iter().enumerate().map(|(i, p)| (g.data + i, p.clone()));
                 for (column, bytes) in data.chain(parity) {
                     runs.insert((g.member_of(*slot, column).0, at), vec![bytes]);
                 }
@@ -430,18 +366,12 @@ impl<W: World> Array<W> {
     }
 
     fn rows_are_in_place(&self, stripe: Stripe, rows: &[Row], lsn: Lsn) {
-        let covered: BTreeMap<u32, Lsn> = rows
-            .iter()
-            .flat_map(|r| &r.covered)
-            .map(|(_, b, d)| (*b, d.lsn))
-            .collect();
+        let covered: BTreeMap<u32, Lsn> =
+            rows.iter().flat_map(|r| &r.covered).map(|(_, b, d)| (*b, d.lsn)).collect();
         let held: Vec<Lsn> = covered.values().copied().collect();
         self.0.map.borrow_mut().destaged(stripe, lsn, &held);
-        let (gone, charges) = self
-            .0
-            .cache
-            .borrow_mut()
-            .remove(stripe, |b, d| covered.get(&b) == Some(&d.lsn));
+        let (gone, charges) =
+            self.0.cache.borrow_mut().remove(stripe, |b, d| covered.get(&b) == Some(&d.lsn));
         gone.into_iter().for_each(|b| self.0.journal.release(b.lsn));
         (0..charges).for_each(|_| self.0.journal.uncharge());
     }
@@ -470,11 +400,7 @@ impl<W: World> Array<W> {
         for batch in all.chunks(BATCH) {
             stuck += self.destage(batch, false).await?;
         }
-        if stuck > 0 {
-            Err(RequestError::Io)
-        } else {
-            Ok(())
-        }
+        if stuck > 0 { Err(RequestError::Io) } else { Ok(()) }
     }
 }
 
@@ -485,9 +411,7 @@ fn group_rows(
     let mut rows: BTreeMap<u32, Vec<(usize, u32, DirtyBlock)>> = BTreeMap::new();
     for (block, d) in dirty {
         let (column, row) = ((block / chunk_blocks) as usize, block % chunk_blocks);
-        rows.entry(row)
-            .or_default()
-            .push((column, *block, d.clone()));
+        rows.entry(row).or_default().push((column, *block, d.clone()));
     }
     rows
 }

@@ -5,11 +5,11 @@ use evenkeel_journal::commit::rows_at_most;
 use evenkeel_journal::log::{Item, Need};
 use evenkeel_journal::record::Record;
 use evenkeel_journal::ring::record_bytes;
-use evenkeel_journal::{BLOCK, Lsn, Slice, Stripe, World};
+use evenkeel_journal::{BLOCK, Buf, Lsn, Stripe, World};
 
-use super::Array;
 use super::cache::DirtyBlock;
 use super::write::{Piece, pieces};
+use super::{Array, MAX_REQUEST};
 use crate::error::RequestError;
 use crate::options::Ack;
 
@@ -18,7 +18,7 @@ const STEP_STRIPES: u64 = 1024;
 
 impl<W: World> Array<W> {
     /// Makes the range read as zeros and frees the whole stripes in it. Any byte range, of any
-    /// length; atomic over a crash up to 1024 stripes.
+    /// length; atomic over a crash up to 1 MiB, and beyond that in steps of whole blocks.
     ///
     /// # Errors
     /// As for [`Array::write`].
@@ -26,20 +26,16 @@ impl<W: World> Array<W> {
         let _request = self.enter(at, len, true)?;
         let block = BLOCK as u64;
         let (first, end) = (at.div_ceil(block), (at + len) / block);
-        // Parts of blocks are written as zeros.
-        if first > end || (first == end && len > 0 && len < block) {
-            let zeros = Slice::copy_of(&vec![0; len as usize]);
+        let aligned = at.is_multiple_of(block) && (at + len).is_multiple_of(block);
+        if !aligned && (len <= MAX_REQUEST as u64 || first > end) {
+            // Parts of blocks are written as zeros, with the rest in one piece (P3).
+            let zeros = Buf::zeroed(len as usize).freeze();
             return self.write(at, zeros, fua).await;
         }
-        let head = first * block - at;
-        if head > 0 {
-            self.write(at, Slice::copy_of(&vec![0; head as usize]), fua)
-                .await?;
-        }
-        let tail = at + len - end * block;
-        if tail > 0 {
-            self.write(end * block, Slice::copy_of(&vec![0; tail as usize]), fua)
-                .await?;
+        for (from, to) in [(at, first * block), (end * block, at + len)] {
+            if to > from {
+                self.write(from, Buf::zeroed((to - from) as usize).freeze(), fua).await?;
+            }
         }
         let step = STEP_STRIPES * self.0.geometry.stripe_blocks();
         let mut from = first;
@@ -83,9 +79,11 @@ impl<W: World> Array<W> {
                 || self.0.locks.is_locked(s)
         };
         let mut guards = Vec::new();
+        let mut locked = std::collections::HashSet::new();
         for p in &all {
             if whole(p) && in_use(p.stripe) {
                 guards.push(self.0.locks.stripe(p.stripe).await);
+                locked.insert(p.stripe);
             }
         }
         for p in &all {
@@ -99,7 +97,9 @@ impl<W: World> Array<W> {
         for p in &all {
             let mapped = self.0.map.borrow().get(p.stripe).slot.is_some();
             let dirty = self.0.cache.borrow().stripes.contains_key(&p.stripe);
-            if !mapped && !dirty {
+            // A stripe that came into use only now was written at the same time: the write counts
+            // as the later one.
+            if (!mapped && !dirty) || (whole(p) && !locked.contains(&p.stripe)) {
                 continue;
             }
             if whole(p) {
@@ -109,20 +109,12 @@ impl<W: World> Array<W> {
                 {
                     *count += 1;
                 } else {
-                    let unmap = Record::Unmap {
-                        first: p.stripe,
-                        count: 1,
-                        horizon,
-                    };
+                    let unmap = Record::Unmap { first: p.stripe, count: 1, horizon };
                     items.push(Item::bare(unmap));
                 }
             } else {
-                let write = Record::Write {
-                    stripe: p.stripe,
-                    first: p.first,
-                    count: p.count,
-                    crcs: None,
-                };
+                let write =
+                    Record::Write { stripe: p.stripe, first: p.first, count: p.count, crcs: None };
                 items.push(Item::bare(write));
             }
             done.push(p);
@@ -136,31 +128,14 @@ impl<W: World> Array<W> {
         for (i, record) in records.into_iter().enumerate() {
             let lsn = Lsn(first.0 + i as u64);
             match record {
-                Record::Unmap {
-                    first,
-                    count,
-                    horizon,
-                } => {
+                Record::Unmap { first, count, horizon } => {
                     for s in first.0..first.0 + count {
                         self.moved(Stripe(s), None, lsn, horizon);
                     }
                 }
-                Record::Write {
-                    stripe,
-                    first,
-                    count,
-                    ..
-                } => {
+                Record::Write { stripe, first, count, .. } => {
                     for b in first..first + count {
-                        self.dirty(
-                            stripe,
-                            b,
-                            DirtyBlock {
-                                lsn,
-                                data: None,
-                                crc: zero_crc,
-                            },
-                        );
+                        self.dirty(stripe, b, DirtyBlock { lsn, data: None, crc: zero_crc });
                     }
                     self.charge(stripe, &mut room);
                 }

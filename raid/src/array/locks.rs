@@ -49,19 +49,9 @@ impl Drop for BlockGuard {
 impl Locks {
     /// Waits for a stripe.
     pub async fn stripe(&self, stripe: Stripe) -> StripeGuard {
-        let lock = self
-            .0
-            .stripes
-            .borrow_mut()
-            .entry(stripe)
-            .or_default()
-            .clone();
+        let lock = self.0.stripes.borrow_mut().entry(stripe).or_default().clone();
         let guard = Some(lock.lock().await);
-        StripeGuard {
-            locks: self.clone(),
-            stripe,
-            guard,
-        }
+        StripeGuard { locks: self.clone(), stripe, guard }
     }
 
     /// Whether a stripe is locked now.
@@ -71,13 +61,7 @@ impl Locks {
 
     /// Waits until nobody merges a block of `first..first + count`.
     pub async fn unmerged(&self, first: u64, count: u64) {
-        while self
-            .0
-            .blocks
-            .borrow()
-            .iter()
-            .any(|b| (first..first + count).contains(b))
-        {
+        while self.0.blocks.borrow().iter().any(|b| (first..first + count).contains(b)) {
             self.0.freed.wait().await;
         }
     }

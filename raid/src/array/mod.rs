@@ -130,10 +130,7 @@ impl<W: World> Array<W> {
     }
 
     fn enter(&self, at: u64, len: u64, writes: bool) -> Result<Request<W>, RequestError> {
-        if at
-            .checked_add(len)
-            .is_none_or(|end| end > self.size_bytes())
-        {
+        if at.checked_add(len).is_none_or(|end| end > self.size_bytes()) {
             return Err(RequestError::Invalid);
         }
         if self.0.stopping.get() {
@@ -179,11 +176,7 @@ impl<W: World> Array<W> {
     fn moved(&self, stripe: Stripe, slot: Option<Slot>, lsn: Lsn, horizon: Lsn) {
         let journal = &self.0.journal;
         journal.hold(lsn);
-        let (gone, charges) = self
-            .0
-            .cache
-            .borrow_mut()
-            .remove(stripe, |_, b| b.lsn <= horizon);
+        let (gone, charges) = self.0.cache.borrow_mut().remove(stripe, |_, b| b.lsn <= horizon);
         (0..charges).for_each(|_| journal.uncharge());
         for block in gone {
             journal.when_durable(lsn, Release::Hold(block.lsn));
@@ -226,9 +219,7 @@ impl<W: World> Array<W> {
             return refuse("The array was started read-only; no member can be failed.".into());
         }
         if state != MemberState::Active {
-            return refuse(format!(
-                "{path} is not active any more; nothing was changed."
-            ));
+            return refuse(format!("{path} is not active any more; nothing was changed."));
         }
         if self.0.members.gone() >= self.0.geometry.parity {
             return refuse(format!(
@@ -300,18 +291,12 @@ impl<W: World> Array<W> {
             members: members.collect(),
             rebuild: None,
             scrub: None,
-            log: LogStatus {
-                size_bytes: rows * row_bytes,
-                used_bytes: used * row_bytes,
-            },
+            log: LogStatus { size_bytes: rows * row_bytes, used_bytes: used * row_bytes },
             cache: CacheStatus {
                 dirty_bytes: self.0.cache.borrow().blocks * BLOCK as u64,
                 size_bytes: (self.0.journal.ring().places() * BLOCK) as u64,
             },
-            stripes: StripesStatus {
-                total: g.stripes,
-                mapped: self.0.map.borrow().mapped(),
-            },
+            stripes: StripesStatus { total: g.stripes, mapped: self.0.map.borrow().mapped() },
             replay: self.0.replay.get(),
         }
     }

@@ -17,13 +17,9 @@ const MAX_AGE: Duration = Duration::from_secs(30);
 impl<W: World> Array<W> {
     pub(super) fn spawn_destage(&self) {
         let destager = self.clone();
-        self.0
-            .world
-            .spawn("destager", async move { destager.run_destage().await });
+        self.0.world.spawn("destager", async move { destager.run_destage().await });
         let ticker = self.clone();
-        self.0
-            .world
-            .spawn("destage ticker", async move { ticker.run_ticker().await });
+        self.0.world.spawn("destage ticker", async move { ticker.run_ticker().await });
     }
 
     /// Something became dirty; if there is much of it, destage begins.
@@ -128,10 +124,7 @@ impl<W: World> Array<W> {
         let now = self.0.world.now();
         let due: Vec<Stripe> = {
             let cache = self.0.cache.borrow();
-            let due = cache
-                .stripes
-                .iter()
-                .filter(|(_, s)| idle || now - s.since >= MAX_AGE);
+            let due = cache.stripes.iter().filter(|(_, s)| idle || now - s.since >= MAX_AGE);
             due.map(|(stripe, _)| *stripe).collect()
         };
         for batch in due.chunks(BATCH) {
@@ -150,12 +143,7 @@ impl<W: World> Array<W> {
     /// Stripes with a block whose Write is at or before `lsn`, in stripe order.
     fn stripes_up_to(&self, lsn: Lsn) -> Vec<Stripe> {
         let cache = self.0.cache.borrow();
-        cache
-            .stripes
-            .iter()
-            .filter(|(_, s)| s.oldest() <= lsn)
-            .map(|(s, _)| *s)
-            .collect()
+        cache.stripes.iter().filter(|(_, s)| s.oldest() <= lsn).map(|(s, _)| *s).collect()
     }
 
     /// Some stripes: whole ones first, then those with the oldest blocks; in stripe order.

@@ -57,17 +57,9 @@ impl<W: World> Array<W> {
 
     fn source(&self, stripe: Stripe, block: u32) -> Source {
         if let Some(dirty) = self.0.cache.borrow().get(stripe, block) {
-            return dirty
-                .data
-                .as_ref()
-                .map_or(Source::Zero, |p| Source::Cache(p.bytes().clone()));
+            return dirty.data.as_ref().map_or(Source::Zero, |p| Source::Cache(p.bytes().clone()));
         }
-        self.0
-            .map
-            .borrow()
-            .get(stripe)
-            .slot
-            .map_or(Source::Zero, Source::Slot)
+        self.0.map.borrow().get(stripe).slot.map_or(Source::Zero, Source::Slot)
     }
 
     async fn read_blocks(
@@ -95,15 +87,7 @@ impl<W: World> Array<W> {
                             continue;
                         }
                         let _pin = self.0.slots.pin(slot);
-                        runs.push(Run {
-                            stripe: p.stripe,
-                            slot,
-                            column,
-                            row,
-                            rows: 1,
-                            to,
-                            _pin,
-                        });
+                        runs.push(Run { stripe: p.stripe, slot, column, row, rows: 1, to, _pin });
                     }
                 }
             }
@@ -127,9 +111,7 @@ impl<W: World> Array<W> {
         let reads = runs.iter().map(|r| {
             let at = g.byte_of(r.slot, r.row);
             let member = g.member_of(r.slot, r.column);
-            self.0
-                .members
-                .read(member, at, Buf::new(r.rows as usize * BLOCK))
+            self.0.members.read(member, at, Buf::new(r.rows as usize * BLOCK))
         });
         for (run, found) in runs.iter().zip(join_all(reads.collect()).await) {
             let out = &mut buf[run.to..run.to + run.rows as usize * BLOCK];
@@ -195,11 +177,8 @@ impl<W: World> Array<W> {
         // First what is wanted; then as many others as are needed to rebuild the rest.
         let mut next: Vec<usize> = wanted.to_vec();
         loop {
-            let reads = next.iter().map(|c| {
-                self.0
-                    .members
-                    .read(g.member_of(slot, *c), at, Buf::new(len))
-            });
+            let reads =
+                next.iter().map(|c| self.0.members.read(g.member_of(slot, *c), at, Buf::new(len)));
             let done = join_all(reads.collect()).await;
             for (c, bytes) in next.iter().zip(done) {
                 tried[*c] = true;
@@ -219,20 +198,13 @@ impl<W: World> Array<W> {
                 return Err(RequestError::Io);
             }
         }
-        let missing: Vec<usize> = wanted
-            .iter()
-            .copied()
-            .filter(|c| found[*c].is_none())
-            .collect();
+        let missing: Vec<usize> = wanted.iter().copied().filter(|c| found[*c].is_none()).collect();
         let mut made: Vec<Buf> = missing.iter().map(|_| Buf::new(len)).collect();
         {
             let shards: Vec<Option<&[u8]>> = found.iter().map(|f| f.as_deref()).collect();
             let mut out: Vec<&mut [u8]> = made.iter_mut().map(|b| &mut b[..]).collect();
             let code = self.0.members.code();
-            if code
-                .reconstruct(g.data, &shards, &missing, &mut out)
-                .is_err()
-            {
+            if code.reconstruct(g.data, &shards, &missing, &mut out).is_err() {
                 return Err(RequestError::Io);
             }
         }

@@ -71,10 +71,7 @@ impl Slots {
             s.used = vec![false; count as usize];
             s.free = count as usize;
             for slot in used {
-                assert!(
-                    !s.used[slot.0 as usize],
-                    "I4: slot {slot} is used by two stripes"
-                );
+                assert!(!s.used[slot.0 as usize], "I4: slot {slot} is used by two stripes");
                 s.used[slot.0 as usize] = true;
                 s.free -= 1;
             }

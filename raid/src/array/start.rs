@@ -75,10 +75,7 @@ pub(crate) async fn find<D: Disk>(disk: &D) -> Result<Found, ArrayError> {
     if let BadSuperblock::Unsupported(why) = &worst {
         return Err(ArrayError::new(
             ErrorKind::Unsupported,
-            format!(
-                "{} cannot be used by this program: {why}. Nothing was written.",
-                facts.path
-            ),
+            format!("{} cannot be used by this program: {why}. Nothing was written.", facts.path),
         ));
     }
     if copies.is_empty() {
@@ -88,16 +85,10 @@ pub(crate) async fn find<D: Disk>(disk: &D) -> Result<Found, ArrayError> {
         };
         return Err(ArrayError::new(
             ErrorKind::Foreign,
-            format!(
-                "{} is no member of an array: {what}. Nothing was written.",
-                facts.path
-            ),
+            format!("{} is no member of an array: {what}. Nothing was written.", facts.path),
         ));
     }
-    Ok(Found {
-        path: facts.path,
-        copies,
-    })
+    Ok(Found { path: facts.path, copies })
 }
 
 /// Reads the superblocks of `disks` and decides which epoch counts and who belongs to it.
@@ -142,10 +133,7 @@ fn log_error(e: &LogError, force: bool) -> ArrayError {
         LogError::Missing => "The log holds no commit at all: it was overwritten, or the disks \
                               are not what they say. Nothing was written."
             .to_string(),
-        LogError::Damaged {
-            last_whole,
-            durable,
-        } => format!(
+        LogError::Damaged { last_whole, durable } => format!(
             "The log is damaged: commit {durable} was durable, but the last one that is whole is \
              {last_whole}. What was acknowledged after it would be lost. Nothing was written. \
              Bring back members that are missing and start again."
@@ -197,11 +185,8 @@ impl<W: World> Array<W> {
                 ));
             }
         }
-        let by_index: Vec<Option<W::Disk>> = decision
-            .current
-            .iter()
-            .map(|i| i.map(|i| disks[i].clone()))
-            .collect();
+        let by_index: Vec<Option<W::Disk>> =
+            decision.current.iter().map(|i| i.map(|i| disks[i].clone())).collect();
         let log_members: Vec<(MemberIndex, W::Disk)> = by_index
             .iter()
             .enumerate()
@@ -211,11 +196,7 @@ impl<W: World> Array<W> {
 
         // 2. Log and ring.
         let columns = Columns(code);
-        let reader = LogReader {
-            members: &log_members,
-            geometry: g.log(sb.array),
-            code: &columns,
-        };
+        let reader = LogReader { members: &log_members, geometry: g.log(sb.array), code: &columns };
         let log = reader
             .read(&|done, all| progress(Progress::ReadLog(done, all)))
             .await
@@ -245,16 +226,8 @@ impl<W: World> Array<W> {
                 .map_err(|Halted| too_many("Mending the log"))?;
         }
 
-        let running = Started {
-            world,
-            options,
-            sb: &sb,
-            began,
-            progress,
-        };
-        running
-            .go(members, &reader, &log, old_ring, recovered)
-            .await
+        let running = Started { world, options, sb: &sb, began, progress };
+        running.go(members, &reader, &log, old_ring, recovered).await
     }
 }
 
@@ -336,24 +309,17 @@ impl<W: World> Started<'_, W> {
         let incarnation = world.random() | 1;
         let ring_id = u128::from(world.random()) << 64 | u128::from(world.random()) | 1;
         let places = g.cache_blocks as usize;
-        let memory = world
-            .create_ring(ring_id, ring_bytes(places))
-            .map_err(|e| {
-                let message = format!("The ring's memory could not be had: {e}. Nothing is lost.");
-                ArrayError::new(ErrorKind::Failed, message)
-            })?;
+        let memory = world.create_ring(ring_id, ring_bytes(places)).map_err(|e| {
+            let message = format!("The ring's memory could not be had: {e}. Nothing is lost.");
+            ArrayError::new(ErrorKind::Failed, message)
+        })?;
         let ring = Ring::format(memory, sb.array, ring_id, incarnation, places);
         let start = log.start(&g.log(sb.array), incarnation);
         let journal = Journal::new(world, &members, g.log(sb.array), ring, &start);
         let adopted = recovered.adopted.len() as u64;
         let replay = ReplayStatus {
             commits: log.commits.len() as u64,
-            records: log
-                .commits
-                .iter()
-                .map(|c| c.records.len() as u64)
-                .sum::<u64>()
-                + adopted,
+            records: log.commits.iter().map(|c| c.records.len() as u64).sum::<u64>() + adopted,
             bytes: log
                 .commits
                 .iter()
@@ -389,9 +355,7 @@ impl<W: World> Started<'_, W> {
             quiet: Signal::new(),
             dirtied: Signal::new(),
         }));
-        let done = array
-            .take_over(state, reader, log, incarnation, self.progress)
-            .await;
+        let done = array.take_over(state, reader, log, incarnation, self.progress).await;
         if let Err(e) = done {
             array.0.journal.halt();
             let _ = world.remove_ring(ring_id);
@@ -405,9 +369,7 @@ impl<W: World> Started<'_, W> {
                 (s.boot, s.run_dir, s.ring) = (identity.boot, identity.run_dir, ring_id);
                 s.clean = false;
             });
-            named
-                .await
-                .map_err(|Halted| too_many("Naming the new ring"))?;
+            named.await.map_err(|Halted| too_many("Naming the new ring"))?;
             if sb.ring != 0 {
                 let _ = world.remove_ring(sb.ring);
             }

@@ -17,11 +17,7 @@ impl<W: World> Array<W> {
         while self.0.requests.get() > 0 {
             self.0.quiet.wait().await;
         }
-        let done = if self.0.options.read_only {
-            Ok(())
-        } else {
-            self.empty_the_log().await
-        };
+        let done = if self.0.options.read_only { Ok(()) } else { self.empty_the_log().await };
         self.0.stopped.set(true);
         self.0.journal.halt();
         self.0.dirtied.notify();
@@ -43,9 +39,6 @@ impl<W: World> Array<W> {
         }
         self.checkpoint().await?;
         self.0.journal.close().await?;
-        self.0
-            .members
-            .advance_epoch(|s| (s.clean, s.ring) = (true, 0))
-            .await
+        self.0.members.advance_epoch(|s| (s.clean, s.ring) = (true, 0)).await
     }
 }

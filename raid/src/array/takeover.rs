@@ -79,9 +79,7 @@ impl<W: World> Array<W> {
             )
         };
         journal.durable(journal.last_lsn()).await.map_err(halted)?;
-        self.put_in_place(&state.parities, &blocks)
-            .await?
-            .map_err(halted)
+        self.put_in_place(&state.parities, &blocks).await?.map_err(halted)
     }
 
     /// Loads every commit that something is needed of, once; dirty blocks become places.
@@ -117,10 +115,8 @@ impl<W: World> Array<W> {
             if dirty[c].is_empty() && needed[c].is_empty() {
                 continue;
             }
-            let payload = reader
-                .payload(commit)
-                .await
-                .ok_or_else(|| damaged(commit.header.number))?;
+            let payload =
+                reader.payload(commit).await.ok_or_else(|| damaged(commit.header.number))?;
             for (stripe, block, lsn, crc, b) in &dirty[c] {
                 self.recovered(*stripe, *block, *lsn, *crc, Some(&payload[*b]))?;
             }
@@ -142,11 +138,7 @@ impl<W: World> Array<W> {
         let place = match bytes {
             None => None,
             Some(bytes) => {
-                assert_eq!(
-                    crc32c::crc32c(bytes),
-                    crc,
-                    "a commit's CRC held, so its blocks' do"
-                );
+                assert_eq!(crc32c::crc32c(bytes), crc, "a commit's CRC held, so its blocks' do");
                 let place = self.0.journal.ring().fill(bytes);
                 Some(place.ok_or_else(|| {
                     ArrayError::new(
@@ -157,11 +149,7 @@ impl<W: World> Array<W> {
                 })?)
             }
         };
-        let new = DirtyBlock {
-            lsn,
-            data: place,
-            crc,
-        };
+        let new = DirtyBlock { lsn, data: place, crc };
         let now = self.0.world.now();
         let mut cache = self.0.cache.borrow_mut();
         cache.insert(stripe, block, new, now);
@@ -189,10 +177,7 @@ impl<W: World> Array<W> {
             Source::Zero => Ok(zero.clone()),
             Source::Ring(bytes) => Ok(bytes.clone()),
             Source::Log(c, b) => blocks.get(&(*c, *b)).cloned().ok_or_else(|| {
-                ArrayError::new(
-                    ErrorKind::LogDamaged,
-                    "A commit lacks a block that it names.",
-                )
+                ArrayError::new(ErrorKind::LogDamaged, "A commit lacks a block that it names.")
             }),
         };
         let mut out = Vec::new();
@@ -230,12 +215,7 @@ impl<W: World> Array<W> {
             return Ok(Err(Halted));
         }
         for p in parities {
-            let covered: Vec<Lsn> = p
-                .rows
-                .iter()
-                .flat_map(|r| &r.covered)
-                .map(|c| c.lsn)
-                .collect();
+            let covered: Vec<Lsn> = p.rows.iter().flat_map(|r| &r.covered).map(|c| c.lsn).collect();
             self.0.map.borrow_mut().destaged(p.stripe, p.lsn, &covered);
         }
         Ok(Ok(()))
@@ -254,10 +234,7 @@ fn damaged(number: evenkeel_journal::CommitNumber) -> ArrayError {
 /// again do not fill the log.
 fn must_fence(log: &LogContents, state: &State) -> bool {
     let last = log.last();
-    let is_fence = last
-        .records
-        .iter()
-        .all(|r| matches!(r.record, Record::Checkpoint { .. }));
+    let is_fence = last.records.iter().all(|r| matches!(r.record, Record::Checkpoint { .. }));
     !(is_fence && state.adopted.is_empty() && log.max_number == last.header.number)
 }
 
@@ -273,10 +250,7 @@ pub(super) async fn check_places<W: World>(
 ) -> Result<Vec<(MemberIndex, u64, Slice)>, ArrayError> {
     let mut repairs = Vec::new();
     for a in adopted {
-        let Record::Place {
-            stripe, slot, crcs, ..
-        } = &a.record
-        else {
+        let Record::Place { stripe, slot, crcs, .. } = &a.record else {
             continue;
         };
         let rows = g.chunk_blocks as usize;
@@ -303,10 +277,7 @@ pub(super) async fn check_places<W: World>(
         let mut out: Vec<&mut [u8]> = made.iter_mut().map(|b| &mut b[..]).collect();
         let present = views.iter().filter(|v| v.is_some()).count();
         let rebuilt = present >= g.data
-            && members
-                .code()
-                .reconstruct(g.data, &views, &wrong, &mut out)
-                .is_ok();
+            && members.code().reconstruct(g.data, &views, &wrong, &mut out).is_ok();
         if !rebuilt {
             return Err(ArrayError::new(
                 ErrorKind::LogDamaged,

@@ -50,12 +50,7 @@ pub(super) fn pieces(g: &Geometry, block: u64, count: u64) -> Vec<Piece> {
         let (stripe, first) = g.stripe_of(at);
         let n = (g.stripe_blocks() - u64::from(first)).min(block + count - at);
         let from = (at - block) as usize * BLOCK;
-        out.push(Piece {
-            stripe,
-            first,
-            count: n as u32,
-            from,
-        });
+        out.push(Piece { stripe, first, count: n as u32, from });
         at += n;
     }
     out
@@ -77,10 +72,7 @@ impl<W: World> Array<W> {
             return Ok(());
         }
         let g = &self.0.geometry;
-        let (first, last) = (
-            at / BLOCK as u64,
-            (at + data.len() as u64 - 1) / BLOCK as u64,
-        );
+        let (first, last) = (at / BLOCK as u64, (at + data.len() as u64 - 1) / BLOCK as u64);
         let pieces = pieces(g, first, last - first + 1);
         let merged = merged_blocks(at, data.len());
 
@@ -113,12 +105,7 @@ impl<W: World> Array<W> {
         let placed: Vec<(Slot, Slice)> = pieces
             .iter()
             .filter(|p| p.is_whole(g))
-            .map(|p| {
-                (
-                    self.0.slots.take(&mut promise),
-                    data.part(p.from, p.count as usize * BLOCK),
-                )
-            })
+            .map(|p| (self.0.slots.take(&mut promise), data.part(p.from, p.count as usize * BLOCK)))
             .collect();
         let crcs = self.write_slots(&placed).await?;
         if merging.is_none() {
@@ -135,12 +122,7 @@ impl<W: World> Array<W> {
         for p in &pieces {
             if p.is_whole(g) {
                 let ((slot, _), crcs) = placed.next().expect("every whole piece was placed");
-                let place = Record::Place {
-                    stripe: p.stripe,
-                    slot,
-                    horizon,
-                    crcs,
-                };
+                let place = Record::Place { stripe: p.stripe, slot, horizon, crcs };
                 items.push(Item::bare(place));
                 places.push(Vec::new());
             } else {
@@ -156,10 +138,8 @@ impl<W: World> Array<W> {
                 _ => None,
             })
             .collect();
-        let crcs: Vec<Vec<u32>> = items
-            .iter()
-            .map(|i| i.data.iter().map(|d| d.1).collect())
-            .collect();
+        let crcs: Vec<Vec<u32>> =
+            items.iter().map(|i| i.data.iter().map(|d| d.1).collect()).collect();
         let lsn = self.0.journal.append(&mut room, items);
         for (i, (p, own)) in pieces.iter().zip(places).enumerate() {
             let lsn = Lsn(lsn.0 + i as u64);
@@ -168,11 +148,7 @@ impl<W: World> Array<W> {
                 continue;
             }
             for (n, place) in own.into_iter().enumerate() {
-                let new = DirtyBlock {
-                    lsn,
-                    data: Some(place),
-                    crc: crcs[i][n],
-                };
+                let new = DirtyBlock { lsn, data: Some(place), crc: crcs[i][n] };
                 self.dirty(p.stripe, p.first + n as u32, new);
             }
             self.charge(p.stripe, &mut room);
@@ -263,21 +239,9 @@ impl<W: World> Array<W> {
             places.push(place);
         }
         let crcs = Some(own.iter().map(|d| d.1).collect());
-        let record = Record::Write {
-            stripe: p.stripe,
-            first: p.first,
-            count: p.count,
-            crcs,
-        };
+        let record = Record::Write { stripe: p.stripe, first: p.first, count: p.count, crcs };
         let numbers = places.iter().map(Place::index).collect();
-        (
-            Item {
-                record,
-                data: own,
-                places: numbers,
-            },
-            places,
-        )
+        (Item { record, data: own, places: numbers }, places)
     }
 
     /// The request's data with the blocks that it covers in part completed by what they hold.
@@ -320,16 +284,9 @@ impl<W: World> Array<W> {
                 let mut out: Vec<&mut [u8]> = parity.iter_mut().map(|p| &mut p[..]).collect();
                 self.0.members.code().encode(&views, &mut out);
             }
-            let all: Vec<Slice> = columns
-                .into_iter()
-                .chain(parity.into_iter().map(Buf::freeze))
-                .collect();
-            crcs.push(
-                all.iter()
-                    .flat_map(|c| c.chunks(BLOCK))
-                    .map(crc32c::crc32c)
-                    .collect(),
-            );
+            let all: Vec<Slice> =
+                columns.into_iter().chain(parity.into_iter().map(Buf::freeze)).collect();
+            crcs.push(all.iter().flat_map(|c| c.chunks(BLOCK)).map(crc32c::crc32c).collect());
             for (column, bytes) in all.into_iter().enumerate() {
                 let member = g.member_of(*slot, column);
                 let at = g.byte_of(*slot, 0);

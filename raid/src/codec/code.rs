@@ -62,14 +62,7 @@ impl Code {
         m: usize,
         kernel: &'static Kernel,
     ) -> Result<Code, CodeError> {
-        let refuse = |reason| {
-            Err(CodeError::Unsupported {
-                level,
-                data: k,
-                parity: m,
-                reason,
-            })
-        };
+        let refuse = |reason| Err(CodeError::Unsupported { level, data: k, parity: m, reason });
         match level {
             Level::Evenodd => return refuse("evenodd is not supported yet"),
             Level::Raid1 if k != 1 => return refuse("raid1 has exactly one data column"),
@@ -90,13 +83,7 @@ impl Code {
         for column in 0..k {
             coefficients.extend((0..m).map(|row| coefficient(row, column)));
         }
-        Ok(Code {
-            level,
-            k,
-            m,
-            coefficients,
-            kernel,
-        })
+        Ok(Code { level, k, m, coefficients, kernel })
     }
 
     /// The level.
@@ -136,23 +123,10 @@ impl Code {
     /// When there are more columns than the code has, or when the blocks differ in length or
     /// are not a multiple of [`Code::GRANULE`] bytes long.
     pub fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) {
-        assert!(
-            data.len() <= self.k,
-            "{} data columns for {self:?}",
-            data.len()
-        );
-        assert!(
-            parity.len() <= self.m,
-            "{} parity rows for {self:?}",
-            parity.len()
-        );
+        assert!(data.len() <= self.k, "{} data columns for {self:?}", data.len());
+        assert!(parity.len() <= self.m, "{} parity rows for {self:?}", parity.len());
         if let Some(len) = parity.first().map(|row| row.len()) {
-            check(
-                len,
-                data.iter()
-                    .map(|block| block.len())
-                    .chain(parity.iter().map(|b| b.len())),
-            );
+            check(len, data.iter().map(|block| block.len()).chain(parity.iter().map(|b| b.len())));
         }
         match (data, parity) {
             (_, []) => {}
@@ -163,8 +137,7 @@ impl Code {
             (data, [p, q, rest @ ..]) => {
                 self.kernel.p_and_q(data, p, q);
                 if !rest.is_empty() {
-                    self.kernel
-                        .combine(&self.coefficients[2..], self.m, data, rest);
+                    self.kernel.combine(&self.coefficients[2..], self.m, data, rest);
                 }
             }
         }
@@ -182,13 +155,8 @@ impl Code {
     /// or are not a multiple of [`Code::GRANULE`] bytes long.
     pub fn update(&self, column: usize, delta: &[u8], parity: &mut [&mut [u8]]) {
         assert!(column < self.k, "data column {column} for {self:?}");
-        assert!(
-            parity.len() <= self.m,
-            "{} parity rows for {self:?}",
-            parity.len()
-        );
-        self.kernel
-            .mul_add(&self.column(column)[..parity.len()], delta, parity);
+        assert!(parity.len() <= self.m, "{} parity rows for {self:?}", parity.len());
+        self.kernel.mul_add(&self.column(column)[..parity.len()], delta, parity);
     }
 
     /// Rebuilds columns of a row from those that are there.
@@ -219,31 +187,12 @@ impl Code {
         wanted: &[usize],
         out: &mut [&mut [u8]],
     ) -> Result<(), CodeError> {
-        assert!(
-            data_columns <= self.k,
-            "{data_columns} data columns for {self:?}"
-        );
-        assert!(
-            shards.len() >= data_columns,
-            "{} shards for {data_columns}",
-            shards.len()
-        );
-        assert!(
-            shards.len() - data_columns <= self.m,
-            "{} shards for {self:?}",
-            shards.len()
-        );
-        assert_eq!(
-            wanted.len(),
-            out.len(),
-            "every wanted column needs its block"
-        );
+        assert!(data_columns <= self.k, "{data_columns} data columns for {self:?}");
+        assert!(shards.len() >= data_columns, "{} shards for {data_columns}", shards.len());
+        assert!(shards.len() - data_columns <= self.m, "{} shards for {self:?}", shards.len());
+        assert_eq!(wanted.len(), out.len(), "every wanted column needs its block");
         for column in wanted {
-            assert!(
-                *column < shards.len(),
-                "column {column} of {} is wanted",
-                shards.len()
-            );
+            assert!(*column < shards.len(), "column {column} of {} is wanted", shards.len());
         }
 
         if let Some(len) = out.first().map(|block| block.len()) {
@@ -253,10 +202,7 @@ impl Code {
 
         let present = shards.iter().flatten().count();
         if present < data_columns {
-            return Err(CodeError::TooManyMissing {
-                needed: data_columns,
-                present,
-            });
+            return Err(CodeError::TooManyMissing { needed: data_columns, present });
         }
         let plan = Plan::new(self, data_columns, shards);
         let sources: Vec<&[u8]> = plan.sources.iter().filter_map(|i| shards[*i]).collect();
@@ -275,11 +221,9 @@ impl Code {
         if sources.is_empty() {
             rebuilt.iter_mut().for_each(|block| block.fill(0));
         } else if !rebuilt.is_empty() {
-            let coefficients: Vec<u8> = (0..sources.len())
-                .flat_map(|j| rows.iter().map(move |row| row[j]))
-                .collect();
-            self.kernel
-                .combine(&coefficients, rows.len(), &sources, &mut rebuilt);
+            let coefficients: Vec<u8> =
+                (0..sources.len()).flat_map(|j| rows.iter().map(move |row| row[j])).collect();
+            self.kernel.combine(&coefficients, rows.len(), &sources, &mut rebuilt);
         }
         Ok(())
     }
@@ -287,14 +231,7 @@ impl Code {
 
 impl fmt::Debug for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {}+{} ({})",
-            self.level,
-            self.k,
-            self.m,
-            self.kernel.name()
-        )
+        write!(f, "{} {}+{} ({})", self.level, self.k, self.m, self.kernel.name())
     }
 }
 
@@ -321,16 +258,13 @@ impl Plan {
         let (data, parity) = shards.split_at(data_columns);
         let (left, missing): (Vec<usize>, Vec<usize>) =
             (0..data_columns).partition(|column| data[*column].is_some());
-        let rows: Vec<usize> = (0..parity.len())
-            .filter(|row| parity[*row].is_some())
-            .take(missing.len())
-            .collect();
+        let rows: Vec<usize> =
+            (0..parity.len()).filter(|row| parity[*row].is_some()).take(missing.len()).collect();
 
-        let inverse = Matrix::new(missing.len(), missing.len(), |a, b| {
-            code.column(missing[b])[rows[a]]
-        })
-        .inverse()
-        .expect("every square submatrix of the code is invertible (see matrix.rs)");
+        let inverse =
+            Matrix::new(missing.len(), missing.len(), |a, b| code.column(missing[b])[rows[a]])
+                .inverse()
+                .expect("every square submatrix of the code is invertible (see matrix.rs)");
         let solutions = (0..missing.len())
             .map(|a| {
                 let factors = inverse.row(a);
@@ -341,16 +275,8 @@ impl Plan {
                 of_data.chain(factors.iter().copied()).collect()
             })
             .collect();
-        let sources = left
-            .into_iter()
-            .chain(rows.iter().map(|row| data_columns + row))
-            .collect();
-        Plan {
-            data_columns,
-            sources,
-            missing,
-            solutions,
-        }
+        let sources = left.into_iter().chain(rows.iter().map(|row| data_columns + row)).collect();
+        Plan { data_columns, sources, missing, solutions }
     }
 
     /// The factors of the sources that give a missing column, data or parity.
@@ -386,18 +312,13 @@ mod tests {
 
     fn row_of(k: usize, len: usize) -> Vec<Vec<u8>> {
         let byte = |column: usize, i: usize| ((column * 37 + i * 101 + (i >> 3) * 7) ^ 0x5a) as u8;
-        (0..k)
-            .map(|column| (0..len).map(|i| byte(column, i)).collect())
-            .collect()
+        (0..k).map(|column| (0..len).map(|i| byte(column, i)).collect()).collect()
     }
 
     fn encode(code: &Code, data: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
         let mut parity = vec![vec![0xee; data[0].len()]; code.parity()];
-        code.encode(
-            &data,
-            &mut parity.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>(),
-        );
+        code.encode(&data, &mut parity.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>());
         parity
     }
 
@@ -424,16 +345,10 @@ mod tests {
 
                 let shards: Vec<Option<&[u8]>> = (data.iter().enumerate())
                     .map(|(i, block)| (i != column).then_some(block.as_slice()))
-                    .chain(
-                        bad.iter()
-                            .enumerate()
-                            .map(|(i, b)| (i == row).then_some(b.as_slice())),
-                    )
+                    .chain(bad.iter().enumerate().map(|(i, b)| (i == row).then_some(b.as_slice())))
                     .collect();
                 let mut out = vec![0; 64];
-                sound
-                    .reconstruct(k, &shards, &[column], &mut [&mut out])
-                    .unwrap();
+                sound.reconstruct(k, &shards, &[column], &mut [&mut out]).unwrap();
                 assert_ne!(out, data[column], "place {place}");
             }
         }
@@ -442,15 +357,7 @@ mod tests {
     /// P and Q come from kernels of their own; the matrix must say the same.
     #[test]
     fn encoding_agrees_with_the_matrix_in_every_row() {
-        for (k, m) in [
-            (2, 1),
-            (2, 2),
-            (9, 2),
-            (10, 4),
-            (4, 12),
-            (253, 2),
-            (128, 127),
-        ] {
+        for (k, m) in [(2, 1), (2, 2), (9, 2), (10, 4), (4, 12), (253, 2), (128, 127)] {
             let code = Code::new(Level::Rs, k, m).unwrap();
             let data = row_of(k, 64);
             for (row, parity) in encode(&code, &data).iter().enumerate() {

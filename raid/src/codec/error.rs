@@ -37,16 +37,8 @@ impl fmt::Display for CodeError {
                 f,
                 "there is no level {name:?}; the levels are raid1, raid5, raid6, evenodd and rs"
             ),
-            CodeError::Unsupported {
-                level,
-                data,
-                parity,
-                reason,
-            } => {
-                write!(
-                    f,
-                    "{level} cannot be made of {data} data + {parity} parity: {reason}"
-                )
+            CodeError::Unsupported { level, data, parity, reason } => {
+                write!(f, "{level} cannot be made of {data} data + {parity} parity: {reason}")
             }
             CodeError::TooManyMissing { needed, present } => write!(
                 f,

@@ -78,10 +78,7 @@ pub(super) struct Nibbles {
 
 /// `NIBBLES[a]` is the table of the multiplication by `a`.
 pub(super) static NIBBLES: [Nibbles; 256] = {
-    let mut table = [Nibbles {
-        low: [0; 16],
-        high: [0; 16],
-    }; 256];
+    let mut table = [Nibbles { low: [0; 16], high: [0; 16] }; 256];
     let mut a = 1;
     while a < 256 {
         let mut b = 1;

@@ -22,13 +22,8 @@ pub enum Level {
 
 impl Level {
     /// Every level, in the order of the numbers on disk.
-    pub const ALL: [Level; 5] = [
-        Level::Raid1,
-        Level::Raid5,
-        Level::Raid6,
-        Level::Evenodd,
-        Level::Rs,
-    ];
+    pub const ALL: [Level; 5] =
+        [Level::Raid1, Level::Raid5, Level::Raid6, Level::Evenodd, Level::Rs];
 
     /// The name as the user writes it: `raid1`, `raid5`, `raid6`, `evenodd` or `rs`.
     pub const fn as_str(self) -> &'static str {

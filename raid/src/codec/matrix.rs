@@ -84,11 +84,7 @@ impl Matrix {
         for row in 0..rows {
             cells.extend((0..columns).map(|column| cell(row, column)));
         }
-        Matrix {
-            rows,
-            columns,
-            cells,
-        }
+        Matrix { rows, columns, cells }
     }
 
     /// One row.
@@ -110,11 +106,7 @@ impl Matrix {
             let (first, second) = self.cells.split_at_mut(high * self.columns);
             let first = &mut first[low * self.columns..][..self.columns];
             let second = &mut second[..self.columns];
-            if target < source {
-                (first, &*second)
-            } else {
-                (second, &*first)
-            }
+            if target < source { (first, &*second) } else { (second, &*first) }
         };
         let products = &gf256::MUL[usize::from(factor)];
         for (t, s) in target.iter_mut().zip(source) {
@@ -125,8 +117,7 @@ impl Matrix {
     fn swap_rows(&mut self, a: usize, b: usize) {
         if a != b {
             for column in 0..self.columns {
-                self.cells
-                    .swap(a * self.columns + column, b * self.columns + column);
+                self.cells.swap(a * self.columns + column, b * self.columns + column);
             }
         }
     }
@@ -134,10 +125,7 @@ impl Matrix {
     /// The inverse of a square matrix by Gauss and Jordan's elimination, or `None` when it has
     /// none.
     pub(super) fn inverse(mut self) -> Option<Matrix> {
-        assert_eq!(
-            self.rows, self.columns,
-            "only a square matrix has an inverse"
-        );
+        assert_eq!(self.rows, self.columns, "only a square matrix has an inverse");
         let mut inverse = Matrix::new(self.rows, self.rows, |row, column| u8::from(row == column));
         for pivot in 0..self.rows {
             let found = (pivot..self.rows).find(|row| self.row(*row)[pivot] != 0)?;
@@ -166,9 +154,7 @@ mod tests {
 
     /// `1 / a` by trying all.
     fn inverse_by_search(a: u8) -> u8 {
-        (1..=255)
-            .find(|b| gf256::mul_by_definition(a, *b) == 1)
-            .expect("the element has one")
+        (1..=255).find(|b| gf256::mul_by_definition(a, *b) == 1).expect("the element has one")
     }
 
     #[test]
@@ -229,19 +215,13 @@ mod tests {
         for size in 0..30 {
             // Rows from 1 to 30 and every seventh column: an arbitrary corner of the matrix.
             let matrix = Matrix::new(size, size, |row, column| coefficient(row + 1, column * 7));
-            let inverse = matrix
-                .clone()
-                .inverse()
-                .expect("every corner has an inverse");
+            let inverse = matrix.clone().inverse().expect("every corner has an inverse");
             let product = Matrix::new(size, size, |row, column| {
                 (0..size).fold(0, |sum, i| {
                     sum ^ gf256::mul_by_definition(matrix.row(row)[i], inverse.row(i)[column])
                 })
             });
-            assert_eq!(
-                product,
-                Matrix::new(size, size, |row, column| u8::from(row == column))
-            );
+            assert_eq!(product, Matrix::new(size, size, |row, column| u8::from(row == column)));
         }
     }
 
@@ -254,9 +234,6 @@ mod tests {
     #[test]
     fn a_singular_matrix_has_no_inverse() {
         assert_eq!(Matrix::new(3, 3, |row, _| row as u8).inverse(), None);
-        assert_eq!(
-            Matrix::new(2, 2, |row, column| 1 << (row + column)).inverse(),
-            None
-        );
+        assert_eq!(Matrix::new(2, 2, |row, column| 1 << (row + column)).inverse(), None);
     }
 }

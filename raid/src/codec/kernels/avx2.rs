@@ -18,14 +18,7 @@ use super::{GRANULE, Kernel};
 /// The functions below are private and reachable by this table alone: that is what makes their
 /// calls of AVX2 code sound.
 pub(super) fn kernel() -> Option<&'static Kernel> {
-    static KERNEL: Kernel = Kernel {
-        name: "avx2",
-        xor_into,
-        xor_sum,
-        p_and_q,
-        mul_add,
-        combine,
-    };
+    static KERNEL: Kernel = Kernel { name: "avx2", xor_into, xor_sum, p_and_q, mul_add, combine };
     is_x86_feature_detected!("avx2").then_some(&KERNEL)
 }
 
@@ -194,11 +187,7 @@ macro_rules! steps {
 #[target_feature(enable = "avx2")]
 fn xor_into_avx2(source: &[u8], target: &mut [u8]) {
     steps!(target.len(), 8, |at, R| {
-        store(
-            xor(load::<R>(target, at), load::<R>(source, at)),
-            target,
-            at,
-        );
+        store(xor(load::<R>(target, at), load::<R>(source, at)), target, at);
     });
 }
 
@@ -256,9 +245,8 @@ fn combine_avx2<const N: usize>(
     for at in (0..len).step_by(GRANULE) {
         let mut sums = [zero(); N];
         for (j, source) in sources.iter().enumerate() {
-            let factors: &[u8; N] = factors[j * stride..]
-                .first_chunk()
-                .expect("a source has too few factors");
+            let factors: &[u8; N] =
+                factors[j * stride..].first_chunk().expect("a source has too few factors");
             let halves = split::<2>(load(source, at));
             for i in 0..N {
                 sums[i] = xor(sums[i], multiply(factors[i], halves));

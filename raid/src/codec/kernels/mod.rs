@@ -46,11 +46,7 @@ impl Kernel {
         let special = [avx2::kernel()];
         #[cfg(not(target_arch = "x86_64"))]
         let special: [Option<&'static Kernel>; 0] = [];
-        special
-            .into_iter()
-            .flatten()
-            .chain([Kernel::scalar()])
-            .collect()
+        special.into_iter().flatten().chain([Kernel::scalar()]).collect()
     }
 
     /// The quickest kernel of this machine.
@@ -77,10 +73,7 @@ impl Kernel {
 
     /// `p` becomes the XOR of all sources and `q` the sum of `2^j * sources[j]`.
     pub fn p_and_q(&self, sources: &[&[u8]], p: &mut [u8], q: &mut [u8]) {
-        check(
-            p.len(),
-            sources.iter().map(|source| source.len()).chain([q.len()]),
-        );
+        check(p.len(), sources.iter().map(|source| source.len()).chain([q.len()]));
         (self.p_and_q)(sources, p, q);
     }
 
@@ -94,9 +87,7 @@ impl Kernel {
             let plain = factors[at] == 1;
             let end = run(at, factors.len(), |i| (factors[i] == 1) == plain);
             if plain {
-                targets[at..end]
-                    .iter_mut()
-                    .for_each(|target| (self.xor_into)(source, target));
+                targets[at..end].iter_mut().for_each(|target| (self.xor_into)(source, target));
             } else {
                 (self.mul_add)(&factors[at..end], source, &mut targets[at..end]);
             }
@@ -117,19 +108,10 @@ impl Kernel {
         let [first, ..] = targets else { return };
         let len = first.len();
         let lengths = sources.iter().map(|source| source.len());
-        check(
-            len,
-            lengths.chain(targets.iter().map(|target| target.len())),
-        );
+        check(len, lengths.chain(targets.iter().map(|target| target.len())));
         if let Some(last) = sources.len().checked_sub(1) {
-            assert!(
-                targets.len() <= stride,
-                "the factors of a source overlap the next one's"
-            );
-            assert!(
-                factors.len() >= last * stride + targets.len(),
-                "there are too few factors"
-            );
+            assert!(targets.len() <= stride, "the factors of a source overlap the next one's");
+            assert!(factors.len() >= last * stride + targets.len(), "there are too few factors");
         }
         // Where all factors are one the sum is plain XOR, which is far cheaper.
         let is_xor = |i: usize| (0..sources.len()).all(|j| factors[j * stride + i] == 1);
@@ -138,9 +120,7 @@ impl Kernel {
             let plain = is_xor(at);
             let end = run(at, targets.len(), |i| is_xor(i) == plain);
             if plain {
-                targets[at..end]
-                    .iter_mut()
-                    .for_each(|target| (self.xor_sum)(sources, target));
+                targets[at..end].iter_mut().for_each(|target| (self.xor_sum)(sources, target));
             } else {
                 let factors = factors.get(at..).unwrap_or(&[]);
                 (self.combine)(factors, stride, sources, &mut targets[at..end]);
@@ -163,10 +143,7 @@ fn run(at: usize, len: usize, same: impl Fn(usize) -> bool) -> usize {
 
 /// Panics unless all blocks are `len` bytes long, and that is a multiple of [`GRANULE`].
 pub(super) fn check(len: usize, lengths: impl IntoIterator<Item = usize>) {
-    assert!(
-        len.is_multiple_of(GRANULE),
-        "a block of {len} bytes is not a multiple of {GRANULE}"
-    );
+    assert!(len.is_multiple_of(GRANULE), "a block of {len} bytes is not a multiple of {GRANULE}");
     for other in lengths {
         assert_eq!(len, other, "all blocks of a row have the same length");
     }
@@ -192,9 +169,7 @@ mod tests {
 
     /// `count` blocks at odd addresses within their buffers, to be cut by `[1..]`.
     fn blocks(count: usize, len: usize, seed: u64) -> Vec<Vec<u8>> {
-        (0..count as u64)
-            .map(|i| noise(len + 1, seed * 1000 + i))
-            .collect()
+        (0..count as u64).map(|i| noise(len + 1, seed * 1000 + i)).collect()
     }
 
     fn shared(blocks: &[Vec<u8>]) -> Vec<&[u8]> {
@@ -287,11 +262,7 @@ mod tests {
                 kernel.p_and_q(&sources, &mut p, &mut q);
                 assert_eq!(p, all);
                 for (b, product) in all.iter().zip(&q) {
-                    assert_eq!(
-                        mul_by_definition(power, *b),
-                        *product,
-                        "{kernel:?} q {column}"
-                    );
+                    assert_eq!(mul_by_definition(power, *b), *product, "{kernel:?} q {column}");
                 }
                 power = mul_by_definition(power, 2);
             }

@@ -8,14 +8,8 @@ use super::super::gf256::{MUL, REDUCTION};
 use super::{GRANULE, Kernel};
 
 /// The table of this kernel.
-pub(super) static KERNEL: Kernel = Kernel {
-    name: "scalar",
-    xor_into,
-    xor_sum,
-    p_and_q,
-    mul_add,
-    combine,
-};
+pub(super) static KERNEL: Kernel =
+    Kernel { name: "scalar", xor_into, xor_sum, p_and_q, mul_add, combine };
 
 /// A step of 64 bytes, as words.
 type Words = [u64; GRANULE / 8];
@@ -53,9 +47,7 @@ fn xor_into(source: &[u8], target: &mut [u8]) {
 
 fn xor_sum(sources: &[&[u8]], target: &mut [u8]) {
     for step in 0..target.len() / GRANULE {
-        let sum = sources
-            .iter()
-            .fold(Words::default(), |sum, s| xor(sum, load(s, step)));
+        let sum = sources.iter().fold(Words::default(), |sum, s| xor(sum, load(s, step)));
         store(sum, target, step);
     }
 }
