@@ -1,6 +1,7 @@
 #!/bin/bash
 # Over NBD: what was acknowledged survives kill -9 of the daemon, the loss of as many members as
 # the level tolerates, and a start with the rest alone.
+# shellcheck source=tests/nbd/array.sh
 . "$(dirname "$0")/array.sh"
 need nbdcopy nbdsh jq
 

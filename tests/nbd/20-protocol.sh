@@ -1,6 +1,7 @@
 #!/bin/bash
 # The NBD server as other people's clients see it: what is offered, what is refused, and that a
 # connection goes on after a refusal.
+# shellcheck source=tests/nbd/array.sh
 . "$(dirname "$0")/array.sh"
 need nbdinfo nbdsh qemu-io qemu-img jq python3
 

@@ -2,6 +2,7 @@
 # Exact counts at the members of a 4+2 array: how many bytes are written to the disks for a byte
 # that the user wrote. Counted by the kernel (/proc/PID/io, write_bytes: members are opened past
 # the page cache, so what is written there is counted when it is written), the destage included.
+# shellcheck source=tests/nbd/array.sh
 . "$(dirname "$0")/array.sh"
 need fio jq awk
 fio --enghelp 2>/dev/null | grep -qw nbd || die "this fio has no nbd engine"

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Arrays of files, for the tests in this folder: source it, it makes a folder of its own under
 # $EVENKEEL_TEST_DIR (default $TMPDIR or /tmp) and takes everything down at the end.
 #
@@ -21,6 +22,9 @@ need() {
 		command -v "$tool" >/dev/null || die "$tool is missing: tools/install-deps installs it"
 	done
 }
+
+# Debian's python3 has libnbd's module; another one that stands before it on the path has not.
+nbdsh() { PATH=/usr/bin:$PATH command nbdsh "$@"; }
 
 uri() { printf 'nbd+unix:///?socket=%s' "$work/run/$1.nbd"; }
 pid_of() { cat "$work/run/$1.pid"; }
@@ -78,6 +82,7 @@ status() { "$EK" status "$1" --json | jq -r "$2"; }
 take_down() {
 	local code=$? pid_file pid
 	if [ "$code" != 0 ]; then
+		printf '%s: ended with %d\n' "$(basename "$0")" "$code" >&2
 		for log in "$work"/run/*.log; do
 			if [ -s "$log" ]; then echo "--- $log" >&2; tail -n 20 "$log" >&2; fi
 		done

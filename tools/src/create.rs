@@ -41,6 +41,9 @@ pub fn run(args: &CreateArgs) -> Outcome {
     let disks = disks?;
     let created = engine.block_on(evenkeel_raid::create(&world, &disks, &options))?;
     made.keep();
+    // For a start by name; without it, files have to be named (or be in the configuration).
+    let paths: Vec<PathBuf> = args.disks.iter().map(|d| place::absolute(d)).collect();
+    let _ = place::remember_disks(&args.name, &paths);
     print(&story(args, &options, &created, "Made"));
     Ok(0)
 }

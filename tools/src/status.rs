@@ -121,7 +121,7 @@ fn table(s: &Status) -> String {
         (_, n) => format!("{n} more members may be lost without loss of data.\n"),
     };
     let mut t = Table::new();
-    t.load_preset(presets::UTF8_HORIZONTAL_ONLY)
+    t.load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(["#", "member", "state", "read err", "write err", "sum err", "healed"]);
     for m in &s.members {
