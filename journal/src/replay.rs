@@ -147,54 +147,51 @@ impl<D: Disk> LogReader<'_, D> {
         let groups = self.scan(progress).await?;
         let mut order: Vec<usize> = (0..groups.len()).collect();
         order.sort_by_key(|i| std::cmp::Reverse(groups[*i].header.number));
+        let mut by_number: HashMap<CommitNumber, Vec<usize>> = HashMap::new();
+        let mut by_prev: HashMap<(CommitNumber, u32), Vec<usize>> = HashMap::new();
+        for i in &order {
+            let h = &groups[*i].header;
+            by_number.entry(h.number).or_default().push(*i);
+            by_prev.entry((h.prev_number, h.prev_crc)).or_default().push(*i);
+        }
         let max_number = groups.iter().map(|g| g.header.number).max().ok_or(LogError::Missing)?;
         let max_lsn = groups.iter().map(|g| g.header.lsn_last).max().unwrap_or_default();
         let known = groups.iter().map(|g| g.header.durable).max().unwrap_or_default();
 
         // The newest whole commit whose tail is whole, too.
-        let mut whole: HashMap<usize, bool> = HashMap::new();
         let mut begin = None;
-        for i in &order {
-            let tail = groups[*i].header.tail;
-            let tails = order.iter().filter(|t| groups[**t].header.number == tail);
-            if !self.is_whole(&groups, *i, &mut whole).await {
+        'newest: for i in &order {
+            if self.load(&groups[*i]).await?.is_none() {
                 continue;
             }
-            for t in tails {
-                if self.is_whole(&groups, *t, &mut whole).await {
-                    begin = Some(*t);
-                    break;
+            for t in by_number.get(&groups[*i].header.tail).into_iter().flatten() {
+                if let Some(commit) = self.load(&groups[*t]).await? {
+                    begin = Some((*t, commit));
+                    break 'newest;
                 }
             }
-            if begin.is_some() {
-                break;
-            }
         }
-        let Some(mut at) = begin else {
-            let nothing = LogError::Damaged { last_whole: CommitNumber(0), durable: known };
-            return Err(nothing);
+        let Some((mut at, first)) = begin else {
+            return Err(LogError::Damaged { last_whole: CommitNumber(0), durable: known });
         };
 
         // From there on, successor by successor. Of two the higher number counts.
-        let mut commits = Vec::new();
+        let mut commits = vec![first];
         loop {
-            commits.push(self.load(&groups[at]).await?);
             let (number, crc) = (groups[at].header.number, groups[at].header.commit_crc);
             let mut next = None;
-            for i in &order {
-                let h = &groups[*i].header;
-                if (h.prev_number, h.prev_crc) != (number, crc) || h.number <= number {
+            for i in by_prev.get(&(number, crc)).into_iter().flatten() {
+                if groups[*i].header.number <= number {
                     continue;
                 }
-                if self.is_whole(&groups, *i, &mut whole).await {
-                    next = Some(*i);
+                if let Some(commit) = self.load(&groups[*i]).await? {
+                    next = Some((*i, commit));
                     break;
                 }
             }
-            match next {
-                Some(i) => at = i,
-                None => break,
-            }
+            let Some((i, commit)) = next else { break };
+            commits.push(commit);
+            at = i;
         }
         let last = groups[at].header.number;
         if known > last {
@@ -269,20 +266,13 @@ impl<D: Disk> LogReader<'_, D> {
         (member, blocks)
     }
 
-    async fn is_whole(&self, groups: &[Group], i: usize, seen: &mut HashMap<usize, bool>) -> bool {
-        if let Some(known) = seen.get(&i) {
-            return *known;
-        }
-        let whole = self.gather(&groups[i].header, Some(&groups[i].columns)).await.is_some();
-        seen.insert(i, whole);
-        whole
-    }
-
-    async fn load(&self, group: &Group) -> Result<KeptCommit, LogError> {
+    /// A commit with its records; None if it is not whole.
+    async fn load(&self, group: &Group) -> Result<Option<KeptCommit>, LogError> {
         let number = group.header.number;
         let unknown = LogError::Unknown { number, version: crate::commit::COMMIT_VERSION };
-        let damaged = LogError::Damaged { last_whole: CommitNumber(0), durable: number };
-        let whole = self.gather(&group.header, Some(&group.columns)).await.ok_or(damaged)?;
+        let Some(whole) = self.gather(&group.header, Some(&group.columns)).await else {
+            return Ok(None);
+        };
         let meta_len = group.header.meta_bytes as usize;
         let (meta, mut block) = if group.header.flags & FLAG_INLINE != 0 {
             (whole.inline, 0)
@@ -306,7 +296,8 @@ impl<D: Disk> LogReader<'_, D> {
         {
             return Err(unknown);
         }
-        Ok(KeptCommit { header: group.header.clone(), records, damaged_columns: whole.damaged })
+        let header = group.header.clone();
+        Ok(Some(KeptCommit { header, records, damaged_columns: whole.damaged }))
     }
 
     /// The payload of a commit that counts, block by block.

@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::commit::rows_at_most;
 use crate::mem::{Segs, Slice};
 use crate::record::Record;
-use crate::ring::{Place, Ring, record_bytes};
+use crate::ring::{Ring, record_bytes};
 use crate::sync::{Lock, Signal};
 use crate::units::{CommitNumber, Lsn, MemberIndex};
 use crate::world::World;
@@ -129,8 +129,6 @@ impl Item {
 pub enum Release {
     /// One hold on this record.
     Hold(Lsn),
-    /// A place.
-    Place(Place),
     /// Something of the array's.
     Run(Box<dyn FnOnce()>),
 }
@@ -515,7 +513,6 @@ impl<W: World, D: LogDevices> Journal<W, D> {
     fn let_go(&self, release: Release) {
         match release {
             Release::Hold(lsn) => self.release(lsn),
-            Release::Place(place) => drop(place),
             Release::Run(f) => f(),
         }
     }

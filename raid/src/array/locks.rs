@@ -26,6 +26,13 @@ pub(crate) struct StripeGuard {
     guard: Option<Guard>,
 }
 
+impl StripeGuard {
+    /// Which stripe.
+    pub fn stripe(&self) -> Stripe {
+        self.stripe
+    }
+}
+
 impl Drop for StripeGuard {
     fn drop(&mut self) {
         self.guard = None;

@@ -63,7 +63,7 @@ impl<W: World> Array<W> {
     async fn run_destage(&self) {
         let mut begun = self.0.begun.get();
         let mut looked = self.0.world.now();
-        while !self.0.stopping.get() && !self.0.members.is_halted() {
+        while !self.0.stopped.get() && !self.0.members.is_halted() {
             let worked = if self.pressed() {
                 self.make_room().await
             } else if self.0.world.now() - looked >= TICK {
@@ -97,8 +97,7 @@ impl<W: World> Array<W> {
             let oldest = self.0.journal.oldest(used / 2);
             let old = self.stripes_up_to(oldest);
             for batch in old.chunks(BATCH) {
-                self.destage(batch, short).await?;
-                worked = true;
+                worked |= self.destage(batch, short).await? < batch.len();
             }
             if self.0.map.borrow().unsaved() > 0 {
                 self.checkpoint().await?;
@@ -108,8 +107,7 @@ impl<W: World> Array<W> {
         if self.cache_is_full() || (wanted && !worked) {
             let some = self.oldest_stripes(4 * BATCH);
             for batch in some.chunks(BATCH) {
-                self.destage(batch, short).await?;
-                worked = true;
+                worked |= self.destage(batch, short).await? < batch.len();
             }
         }
         if worked && self.log_is_full() {

@@ -132,9 +132,29 @@ impl<W: World> Array<W> {
     async fn rebuild_run(&self, run: &Run, out: &mut [u8]) -> Result<(), RequestError> {
         let _guard = self.0.locks.stripe(run.stripe).await;
         let first = run.column as u32 * self.0.geometry.chunk_blocks + run.row;
-        for (i, out) in out.chunks_mut(BLOCK).enumerate() {
-            let bytes = self.read_block_locked(run.stripe, first + i as u32).await?;
-            out.copy_from_slice(&bytes);
+        let mut done = 0;
+        while done < run.rows {
+            let at = done as usize * BLOCK;
+            let slot = match self.source(run.stripe, first + done) {
+                Source::Slot(slot) => slot,
+                Source::Cache(bytes) => {
+                    out[at..at + BLOCK].copy_from_slice(&bytes);
+                    done += 1;
+                    continue;
+                }
+                Source::Zero => {
+                    out[at..at + BLOCK].fill(0);
+                    done += 1;
+                    continue;
+                }
+            };
+            // All rows in a row that lie in the slot.
+            let more = (done + 1..run.rows)
+                .take_while(|i| matches!(self.source(run.stripe, first + i), Source::Slot(_)));
+            let rows = 1 + more.count() as u32;
+            let found = self.read_rows(slot, run.row + done, rows, &[run.column]).await?;
+            out[at..at + rows as usize * BLOCK].copy_from_slice(&found[0]);
+            done += rows;
         }
         Ok(())
     }

@@ -79,6 +79,11 @@ impl Slots {
         slots
     }
 
+    /// A promise of nothing.
+    pub fn none(&self) -> Promise {
+        Promise(self.clone(), 0)
+    }
+
     /// Notified when slots become free.
     pub fn freed(&self) -> &Signal {
         &self.0.freed

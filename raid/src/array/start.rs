@@ -210,6 +210,14 @@ impl<W: World> Array<W> {
         })?;
         let recovered = recover(&g, map, &log, old_ring.as_ref())
             .map_err(|why| ArrayError::new(ErrorKind::LogDamaged, why))?;
+        let mut slots = std::collections::HashSet::new();
+        if let Some(twice) = recovered.map.slots().find(|s| !slots.insert(*s)) {
+            return Err(ArrayError::new(
+                ErrorKind::LogDamaged,
+                format!("Map and log put two stripes into slot {twice}. Nothing was written."),
+            ));
+        }
+        drop(slots);
         repairs.extend(check_places(&members, &g, &recovered.adopted).await?);
 
         // 4. Without the missing ones.

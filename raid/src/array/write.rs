@@ -108,11 +108,10 @@ impl<W: World> Array<W> {
             .map(|p| (self.0.slots.take(&mut promise), data.part(p.from, p.count as usize * BLOCK)))
             .collect();
         let crcs = self.write_slots(&placed).await?;
-        if merging.is_none() {
-            for p in pieces.iter().filter(|p| !p.is_whole(g)) {
-                let block = p.stripe.0 * g.stripe_blocks() + u64::from(p.first);
-                self.0.locks.unmerged(block, u64::from(p.count)).await;
-            }
+        // Where this request holds the stripe's lock, nobody else merges.
+        for p in pieces.iter().filter(|p| guards.iter().all(|g| g.stripe() != p.stripe)) {
+            let block = p.stripe.0 * g.stripe_blocks() + u64::from(p.first);
+            self.0.locks.unmerged(block, u64::from(p.count)).await;
         }
 
         // 4. Parts into the ring. 5. Append. Nothing else runs from here to the acknowledgement.
@@ -203,21 +202,19 @@ impl<W: World> Array<W> {
     /// Waits for slots for whole stripes; a waiter has what would free some made durable.
     async fn promise_slots(&self, n: usize) -> Result<Promise, Halted> {
         let slots = &self.0.slots;
-        if n > 0
+        if n == 0 {
+            return Ok(slots.none());
+        }
+        if !slots.door().is_busy()
             && let Some(p) = slots.try_promise(n, DESTAGE_RESERVE)
-            && !slots.door().is_busy()
         {
             return Ok(p);
         }
         let _turn = slots.door().lock().await;
         loop {
-            let keep = if n == 0 { 0 } else { DESTAGE_RESERVE };
-            if let Some(p) = slots.try_promise(n, keep) {
-                return Ok(p);
-            }
             let freed = slots.freed().wait();
             self.0.journal.durable(self.0.journal.last_lsn()).await?;
-            if let Some(p) = slots.try_promise(n, keep) {
+            if let Some(p) = slots.try_promise(n, DESTAGE_RESERVE) {
                 return Ok(p);
             }
             if self.0.members.is_halted() {
