@@ -1,0 +1,161 @@
+//! A running daemon: what the control socket and signals make it do.
+
+use std::cell::Cell;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use evenkeel_journal::Buf;
+use evenkeel_journal::sync::Signal;
+use evenkeel_journal::uring::UringWorld;
+use evenkeel_journal::world::World;
+use evenkeel_raid::{Array, ArrayError, Status};
+
+use super::front::Front;
+use super::{DaemonConfig, failed, within};
+use crate::control::Commands;
+use crate::process::note;
+
+/// How long the array may take to destage and to mark its members clean. After that the log stays
+/// as it is, and the next start replays it.
+const STOP_PATIENCE: Duration = Duration::from_secs(300);
+/// How long a signal waits for somebody who is just closing the device.
+const LEAVE_STEPS: u32 = 50;
+
+struct State {
+    world: UringWorld,
+    array: Array<UringWorld>,
+    front: Front,
+    name: String,
+    stopping: Cell<bool>,
+    code: Cell<u8>,
+    ended: Cell<bool>,
+    changed: Signal,
+}
+
+/// Clones share it.
+#[derive(Clone)]
+pub struct Live(Rc<State>);
+
+impl Live {
+    /// An array behind a front end.
+    #[must_use]
+    pub fn new(
+        world: &UringWorld,
+        array: Array<UringWorld>,
+        front: Front,
+        config: &DaemonConfig,
+    ) -> Live {
+        Live(Rc::new(State {
+            world: world.clone(),
+            array,
+            front,
+            name: config.name.clone(),
+            stopping: Cell::new(false),
+            code: Cell::new(0),
+            ended: Cell::new(false),
+            changed: Signal::new(),
+        }))
+    }
+
+    /// Waits for the end of the daemon; its exit code.
+    pub async fn ended(&self) -> u8 {
+        while !self.0.ended.get() {
+            self.0.changed.wait().await;
+        }
+        self.0.code.get()
+    }
+
+    /// From now on, a signal to end stops the array, unless it is in use: a daemon that goes when
+    /// the machine shuts down would take the device from under the file systems on it.
+    pub fn obey(&self, signals: OwnedFd) {
+        let (live, signals) = (self.clone(), Rc::new(signals));
+        self.0.world.spawn("signals", async move {
+            let mut buf = Buf::zeroed(size_of::<libc::signalfd_siginfo>());
+            loop {
+                let (fd, keep) = (signals.as_raw_fd(), Box::new(Rc::clone(&signals)));
+                let (got, back) = live.0.world.driver().read_fd(fd, keep, buf).await;
+                buf = back;
+                if got.is_err() {
+                    return;
+                }
+                live.end_if_unused().await;
+            }
+        });
+    }
+
+    async fn end_if_unused(&self) {
+        for _ in 0..LEAVE_STEPS {
+            if self.open_count() == 0 {
+                if !self.0.stopping.get() {
+                    if let Err(e) = self.stop().await {
+                        note(&e.message);
+                    }
+                    self.quit();
+                }
+                return;
+            }
+            self.0.world.sleep(Duration::from_millis(20)).await;
+        }
+        note(&format!(
+            "A signal to end was ignored: {} is in use. To stop it anyway: evenkeel stop {} \
+             --force",
+            self.0.front.path(),
+            self.0.name
+        ));
+    }
+}
+
+impl Commands for Live {
+    fn status(&self) -> Status {
+        let mut status = self.0.array.status();
+        status.device = self.0.front.path().to_owned();
+        status.via = self.0.front.via().to_owned();
+        status
+    }
+
+    fn open_count(&self) -> usize {
+        self.0.front.open_count()
+    }
+
+    async fn fail(&self, disk: &str) -> Result<(), ArrayError> {
+        let Some(member) = self.0.array.member_by_path(disk) else {
+            let text = format!("{disk} is not a member of \"{}\".", self.0.name);
+            return Err(ArrayError::new(evenkeel_raid::ErrorKind::Usage, text));
+        };
+        self.0.array.fail_member(member).await
+    }
+
+    async fn destage(&self) -> Result<(), ArrayError> {
+        self.0.array.destage_all().await.map_err(|e| failed(format!("Not all is destaged: {e}.")))
+    }
+
+    async fn stop(&self) -> Result<(), ArrayError> {
+        let s = &self.0;
+        if s.stopping.replace(true) {
+            return Err(failed("The array is being stopped already."));
+        }
+        let done = match s.front.stop(&s.world).await {
+            Ok(()) => {
+                let stopped = within(&s.world, STOP_PATIENCE, s.array.stop()).await;
+                s.front.remove(&s.world).await;
+                stopped.unwrap_or_else(|| {
+                    let text = "The members are too slow to finish in time, so what is not in \
+                                its place yet stays in the log. The next start replays it.";
+                    Err(failed(text))
+                })
+            }
+            // The device may still serve: whoever starts the array next takes it over.
+            Err(e) => Err(e),
+        };
+        if done.is_err() {
+            s.code.set(1);
+        }
+        done
+    }
+
+    fn quit(&self) {
+        self.0.ended.set(true);
+        self.0.changed.notify();
+    }
+}

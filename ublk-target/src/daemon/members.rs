@@ -1,0 +1,161 @@
+//! Opening and locking the members.
+//!
+//! A lock that is not to be had at once is waited for, within a bound: a dead daemon's writes that
+//! are still under way hold it. A member whose lock is not gained then is missing for this start
+//! (I4); whether enough are left, the array decides.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use evenkeel_journal::uring::disk::is_held;
+use evenkeel_journal::uring::{Access, UringDisk, UringWorld};
+use evenkeel_journal::world::World;
+use evenkeel_raid::{ArrayError, ErrorKind};
+
+use super::tell::Teller;
+
+/// What was opened and what was not.
+pub struct Members {
+    /// Opened and locked.
+    pub disks: Vec<UringDisk>,
+    /// Held by somebody else until the end of the wait.
+    pub held: Vec<PathBuf>,
+}
+
+/// Opens and locks all of `paths` that are there.
+///
+/// # Errors
+/// If a disk is named twice, or if none can be opened.
+pub async fn open(
+    world: &UringWorld,
+    paths: &[PathBuf],
+    access: Access,
+    patience: Duration,
+    teller: &Teller<'_>,
+) -> Result<Members, ArrayError> {
+    let mut ids: Vec<((u64, u64), &PathBuf)> = Vec::new();
+    for path in paths {
+        let Ok(id) = identity(path) else { continue };
+        if let Some((_, other)) = ids.iter().find(|(known, _)| *known == id) {
+            let (a, b) = (other.display(), path.display());
+            let text = format!("{a} and {b} are the same disk. Name each member once.");
+            return Err(ArrayError::new(ErrorKind::Foreign, text));
+        }
+        ids.push((id, path));
+    }
+    let mut slots: Vec<Option<UringDisk>> = vec![None; paths.len()];
+    let mut missing = vec![false; paths.len()];
+    let (begin, mut said) = (world.now(), false);
+    loop {
+        let mut held = Vec::new();
+        for (i, path) in paths.iter().enumerate() {
+            if slots[i].is_some() || missing[i] {
+                continue;
+            }
+            match UringDisk::open(world.driver(), path, access) {
+                Ok(disk) => slots[i] = Some(disk),
+                Err(e) if is_held(&e) => held.push(path.clone()),
+                Err(e) => {
+                    missing[i] = true;
+                    teller.note(&format!("Warning: {} cannot be opened: {e}.", path.display()));
+                }
+            }
+        }
+        let waited = world.now() - begin;
+        if held.is_empty() || waited >= patience {
+            return finish(slots, held, teller);
+        }
+        if !said && waited >= Duration::from_secs(1) {
+            said = true;
+            let list: Vec<String> = held.iter().map(|p| p.display().to_string()).collect();
+            teller.note(&format!(
+                "Waiting up to {} s for other processes, or their last writes, to let go of {}.",
+                patience.as_secs(),
+                list.join(", ")
+            ));
+        }
+        world.sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn finish(
+    slots: Vec<Option<UringDisk>>,
+    held: Vec<PathBuf>,
+    teller: &Teller<'_>,
+) -> Result<Members, ArrayError> {
+    let disks: Vec<UringDisk> = slots.into_iter().flatten().collect();
+    match (disks.is_empty(), held.first()) {
+        (true, Some(path)) => {
+            let text = format!("{} is held by another process.", path.display());
+            Err(ArrayError::new(ErrorKind::Held, text))
+        }
+        (true, None) => {
+            Err(ArrayError::new(ErrorKind::TooFew, "None of the disks can be opened."))
+        }
+        _ => {
+            for path in &held {
+                teller.note(&format!(
+                    "Warning: {} is held by another process, so it is missing.",
+                    path.display()
+                ));
+            }
+            Ok(Members { disks, held })
+        }
+    }
+}
+
+/// Two paths with the same identity are one disk.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = std::fs::metadata(path)?;
+    let device = meta.file_type().is_block_device();
+    Ok(if device { (u64::MAX, meta.rdev()) } else { (meta.dev(), meta.ino()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evenkeel_journal::uring::Engine;
+
+    #[test]
+    fn members_are_waited_for_missing_or_refused() {
+        let dir = std::env::temp_dir().join(format!("evenkeel-members-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let paths: Vec<PathBuf> = (0..3).map(|i| dir.join(format!("d{i}"))).collect();
+        for p in &paths {
+            std::fs::File::create(p).and_then(|f| f.set_len(1 << 20)).expect("a file");
+        }
+        std::fs::hard_link(&paths[0], dir.join("again")).expect("a link");
+        let engine = Engine::new().expect("a ring");
+        let world = engine.world(&dir).expect("a run directory");
+        let teller = Teller::direct(|_| {});
+        let go = |paths: Vec<PathBuf>, ms| {
+            let (world, teller) = (world.clone(), &teller);
+            async move {
+                let limit = Duration::from_millis(ms);
+                open(&world, &paths, Access::ReadWrite, limit, teller).await
+            }
+        };
+        engine.block_on(async {
+            let twice = go(vec![paths[0].clone(), dir.join("again")], 0).await;
+            assert!(twice.is_err_and(|e| e.kind == ErrorKind::Foreign));
+            let none = go(vec![dir.join("none")], 0).await;
+            assert!(none.is_err_and(|e| e.kind == ErrorKind::TooFew));
+            let mut all = paths.clone();
+            all.push(dir.join("none"));
+            let three = go(all, 0).await.expect("three of four");
+            assert_eq!((three.disks.len(), three.held.len()), (3, 0));
+            let held = go(vec![paths[1].clone()], 100).await;
+            assert!(held.is_err_and(|e| e.kind == ErrorKind::Held));
+            let w = world.clone();
+            world.spawn("let go", async move {
+                w.sleep(Duration::from_millis(200)).await;
+                drop(three);
+            });
+            let late = go(paths.clone(), 5000).await.expect("after the wait");
+            assert_eq!(late.disks.len(), 3);
+        });
+        let _ = std::fs::remove_dir_all(dir);
+    }
+}

@@ -1,0 +1,91 @@
+//! RUN/NAME.pid: the daemon's process number, and a lock that says that it lives.
+//!
+//! This lock only tells a live daemon quickly and by name. What protects the members are their own
+//! locks (I6): they outlive the process until its last write has ended; this one does not.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use evenkeel_raid::{ArrayError, ErrorKind};
+
+use super::failed;
+
+/// The file, locked. Dropping it removes it.
+pub struct PidFile {
+    path: PathBuf,
+    _file: File,
+}
+
+impl PidFile {
+    /// Takes the file for this process.
+    ///
+    /// # Errors
+    /// `Held` if another daemon has it.
+    pub fn take(run_dir: &Path, name: &str) -> Result<PidFile, ArrayError> {
+        let path = run_dir.join(format!("{name}.pid"));
+        let cannot = |e: io::Error| failed(format!("{} cannot be used: {e}.", path.display()));
+        loop {
+            let mut file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(cannot)?;
+            // SAFETY: an open descriptor.
+            if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+                let e = io::Error::last_os_error();
+                if e.kind() != io::ErrorKind::WouldBlock {
+                    return Err(cannot(e));
+                }
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                let text = format!("The array \"{name}\" is held by process {}.", pid.trim());
+                return Err(ArrayError::new(ErrorKind::Held, text));
+            }
+            // A daemon that just ended may have removed the file between open and lock.
+            let same = |there: &std::fs::Metadata, ours: &std::fs::Metadata| {
+                (there.dev(), there.ino()) == (ours.dev(), ours.ino())
+            };
+            match (std::fs::metadata(&path), file.metadata()) {
+                (Ok(there), Ok(ours)) if same(&there, &ours) => {}
+                _ => continue,
+            }
+            file.set_len(0)
+                .and_then(|()| file.rewind())
+                .and_then(|()| writeln!(file, "{}", std::process::id()))
+                .map_err(cannot)?;
+            return Ok(PidFile { path, _file: file });
+        }
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Removed while locked: nobody else's file has this name now.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_daemon_at_a_time() {
+        let dir = std::env::temp_dir().join(format!("evenkeel-pid-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let a = PidFile::take(&dir, "a").expect("free");
+        let e = PidFile::take(&dir, "a").err().expect("taken");
+        assert_eq!(e.kind, ErrorKind::Held);
+        assert!(e.message.contains(&std::process::id().to_string()));
+        assert!(PidFile::take(&dir, "b").is_ok());
+        drop(a);
+        assert!(!dir.join("a.pid").exists());
+        assert!(PidFile::take(&dir, "a").is_ok());
+        let _ = std::fs::remove_dir_all(dir);
+    }
+}
