@@ -42,7 +42,7 @@ measure() {
 	after=$(written "$name")
 }
 
-make c raid6 4 2 256M
+make c raid6 4 2 1G
 start c --ack cached
 measure c --rw=write --bs=1M --iodepth=8 --size=256M --end_fsync=1
 check "256 MiB of 1 MiB sequential writes, QD8, cached" "$(awk 'BEGIN {print 1.03 * 6 / 4}')"
