@@ -174,6 +174,8 @@ struct State {
     pending: VecDeque<Pending>,
     on_durable: VecDeque<(Lsn, Release)>,
     want_durable: Lsn,
+    /// At or before the oldest record that somebody waits for.
+    want_first: Lsn,
     want_empty: bool,
     /// The tail is to be durable although nobody waits for a record.
     flush_tail: bool,
@@ -285,6 +287,7 @@ impl<W: World, D: LogDevices> Journal<W, D> {
             pending: VecDeque::new(),
             on_durable: VecDeque::new(),
             want_durable: Lsn(0),
+            want_first: Lsn(0),
             want_empty: false,
             flush_tail: false,
             room_waiters: 0,
@@ -537,7 +540,6 @@ impl<W: World, D: LogDevices> Journal<W, D> {
         let tail = s.commits.front().map_or(s.head_total, |c| c.row_total);
         if tail >= s.space_tail + 2 && s.pending.is_empty() {
             s.want_empty = true;
-            s.want_durable = s.want_durable.max(s.appended);
             s.flush_tail = true;
             drop(s);
             self.0.work.notify();
@@ -557,6 +559,8 @@ impl<W: World, D: LogDevices> Journal<W, D> {
                 if s.halted || self.0.writer_gone.get() {
                     return Err(Halted);
                 }
+                let outstanding = s.want_durable > s.durable;
+                s.want_first = if outstanding { s.want_first.min(lsn) } else { lsn };
                 s.want_durable = s.want_durable.max(lsn);
             }
             let moved = self.0.progress.wait();

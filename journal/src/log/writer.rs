@@ -55,8 +55,8 @@ impl<W: World, D: LogDevices> Journal<W, D> {
         }
         let unflushed = s.last > s.durable_number;
         let waited_for = s.want_durable > s.durable || s.room_waiters > 0 || s.flush_tail;
-        // Somebody waits for what is already written, or nothing more can be gathered for them.
-        let gathered = s.want_durable <= s.written || s.pending.is_empty();
+        // Somebody waits for what is written already, or nothing more can be gathered for them.
+        let gathered = s.want_first <= s.written || s.pending.is_empty();
         if unflushed && waited_for && gathered && !s.want_empty {
             return Step::Flush;
         }
@@ -110,6 +110,7 @@ impl<W: World, D: LogDevices> Journal<W, D> {
                 s.flush_tail = false;
             }
             s.durable = s.durable.max(lsn);
+            s.want_first = s.want_first.max(s.durable.next());
             while s.on_durable.front().is_some_and(|(l, _)| *l <= s.durable) {
                 released.extend(s.on_durable.pop_front());
             }
