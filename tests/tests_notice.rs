@@ -5,17 +5,8 @@ use evenkeel_tests::crash::Scenario;
 use evenkeel_tests::crash::sweep::{Effort, Totals, sweep};
 use evenkeel_tests::standin::{self, StandIn};
 
-const WORKLOADS: [&str; 9] = [
-    "partial",
-    "whole",
-    "overlap",
-    "unaligned",
-    "discard",
-    "fua",
-    "destage",
-    "full",
-    "restart",
-];
+const WORKLOADS: [&str; 9] =
+    ["partial", "whole", "overlap", "unaligned", "discard", "fua", "destage", "full", "restart"];
 
 fn run<const FLAW: u8>(failures: usize) -> Totals {
     let scenarios: Vec<Scenario> = WORKLOADS
@@ -29,22 +20,14 @@ fn run<const FLAW: u8>(failures: usize) -> Totals {
             })
         })
         .collect();
-    let effort = Effort {
-        full: false,
-        stride: 1,
-        jobs: 1,
-        failures,
-    };
+    let effort = Effort { full: false, stride: 1, jobs: 1, failures };
     sweep::<StandIn<FLAW>>(&scenarios, &effort, || {})
 }
 
 fn notices<const FLAW: u8>(word: &str) {
     let totals = run::<FLAW>(20);
     let texts: Vec<&str> = totals.failures.iter().map(|f| f.message.as_str()).collect();
-    assert!(
-        texts.iter().any(|t| t.contains(word)),
-        "wanted `{word}` among {texts:#?}"
-    );
+    assert!(texts.iter().any(|t| t.contains(word)), "wanted `{word}` among {texts:#?}");
 }
 
 #[test]

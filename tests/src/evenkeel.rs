@@ -7,7 +7,8 @@ use evenkeel_raid::codec::Level;
 use evenkeel_raid::geometry::Geometry;
 use evenkeel_raid::{Ack, Array, CreateOptions, ErrorKind, MAX_REQUEST, StartOptions, create};
 
-use crate::sim::{SimDisk, SimWorld};
+use crate::checkers::parity::check_at_rest;
+use crate::sim::{DiskImage, SimDisk, SimWorld};
 use crate::subject::{How, Setup, StartError, Subject};
 
 /// Stripes of the devices under test: small, so that a start takes a millisecond.
@@ -23,16 +24,7 @@ fn shape(name: &'static str, level: &'static str, data: usize, parity: usize, ch
             plan.is_ok_and(|g| g.stripes >= STRIPES)
         })
         .expect("some size fits");
-    Setup {
-        name,
-        level,
-        data,
-        parity,
-        chunk,
-        member,
-        log: 4096,
-        cache: 4096,
-    }
+    Setup { name, level, data, parity, chunk, member, log: 4096, cache: 4096 }
 }
 
 /// The geometries of the crash tests. Log and cache are the smallest that the array takes.
@@ -73,10 +65,7 @@ impl Subject for Evenkeel {
             cache_bytes: Some(setup.cache),
             force: false,
         };
-        create(world, disks, &options)
-            .await
-            .map(|_| ())
-            .map_err(text)
+        create(world, disks, &options).await.map(|_| ()).map_err(text)
     }
 
     async fn start(
@@ -86,11 +75,7 @@ impl Subject for Evenkeel {
         how: How,
     ) -> Result<Self, StartError> {
         let options = StartOptions {
-            ack: if how.durable {
-                Ack::Durable
-            } else {
-                Ack::Cached
-            },
+            ack: if how.durable { Ack::Durable } else { Ack::Cached },
             read_only: how.read_only,
             accept_missing: how.accept_missing,
             ..StartOptions::default()
@@ -98,10 +83,7 @@ impl Subject for Evenkeel {
         match Array::start(world, disks, &options, &|_| ()).await {
             Ok(array) => Ok(Evenkeel(array)),
             Err(e) if e.kind == ErrorKind::TooFew => Err(StartError::TooFew),
-            Err(e) => Err(StartError::Other(format!(
-                "{e} (exit code {})",
-                e.kind.exit_code()
-            ))),
+            Err(e) => Err(StartError::Other(format!("{e} (exit code {})", e.kind.exit_code()))),
         }
     }
 
@@ -119,10 +101,7 @@ impl Subject for Evenkeel {
     }
 
     async fn write(&self, at: u64, data: Rc<[u8]>, fua: bool) -> Result<(), String> {
-        self.0
-            .write(at, Slice::copy_of(&data), fua)
-            .await
-            .map_err(text)
+        self.0.write(at, Slice::copy_of(&data), fua).await.map_err(text)
     }
 
     async fn flush(&self) -> Result<(), String> {
@@ -139,15 +118,16 @@ impl Subject for Evenkeel {
 
     async fn fail_member(&self, id: usize) -> Result<(), String> {
         let path = crate::sim::path_of(id);
-        let member = self
-            .0
-            .member_by_path(&path)
-            .ok_or("no member has this path")?;
+        let member = self.0.member_by_path(&path).ok_or("no member has this path")?;
         self.0.fail_member(member).await.map_err(text)
     }
 
     async fn stop(&self) -> Result<(), String> {
         self.0.stop().await.map_err(text)
+    }
+
+    fn check_at_rest(disks: &[DiskImage], content: &[u8]) -> Result<(), String> {
+        check_at_rest(disks, content)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What shows that Evenkeel keeps its promises: a simulator that runs the core that ships, an
 //! oracle that knows only requests and answers, and the enumeration of crashes.
 
+pub mod checkers;
 pub mod crash;
 pub mod evenkeel;
 pub mod oracle;

@@ -21,16 +21,13 @@ pub fn unmix(mut y: u64) -> u64 {
 /// One number out of several: a seed for what depends on all of them.
 #[must_use]
 pub fn hash(parts: &[u64]) -> u64 {
-    parts.iter().fold(0x9e37_79b9_7f4a_7c15, |h, p| {
-        mix(h ^ mix(p.wrapping_add(0x1234_5678_9abc)))
-    })
+    parts.iter().fold(0x9e37_79b9_7f4a_7c15, |h, p| mix(h ^ mix(p.wrapping_add(0x1234_5678_9abc))))
 }
 
 /// The same, of a text.
 #[must_use]
 pub fn hash_text(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |h, b| mix(h ^ u64::from(b)))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| mix(h ^ u64::from(b)))
 }
 
 /// A stream of random numbers (SplitMix64).
@@ -52,11 +49,7 @@ impl Rng {
 
     /// A number below `n`; 0 for `n` = 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        if n == 0 {
-            0
-        } else {
-            ((u128::from(self.draw()) * u128::from(n)) >> 64) as u64
-        }
+        if n == 0 { 0 } else { ((u128::from(self.draw()) * u128::from(n)) >> 64) as u64 }
     }
 
     /// An index below `n`.

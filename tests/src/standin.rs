@@ -100,11 +100,7 @@ fn word(page: &[u8], i: usize) -> u64 {
 impl<const FLAW: u8> StandIn<FLAW> {
     async fn write_pages(&self, at: usize, bytes: &[u8]) -> Result<(), String> {
         let data = vec![Slice::copy_of(bytes)];
-        self.0
-            .disk
-            .write((at * PAGE) as u64, data)
-            .await
-            .map_err(text)
+        self.0.disk.write((at * PAGE) as u64, data).await.map_err(text)
     }
 
     async fn flush_disk(&self) -> Result<(), String> {
@@ -112,11 +108,7 @@ impl<const FLAW: u8> StandIn<FLAW> {
     }
 
     async fn flush_request(&self) -> Result<(), String> {
-        if FLAW == NO_FLUSH {
-            Ok(())
-        } else {
-            self.flush_disk().await
-        }
+        if FLAW == NO_FLUSH { Ok(()) } else { self.flush_disk().await }
     }
 
     async fn header(&self) -> Result<(), String> {
@@ -162,17 +154,7 @@ impl<const FLAW: u8> StandIn<FLAW> {
             record.extend_from_slice(bytes);
             let number = s.number.get();
             let sum = checksum(bytes);
-            words(
-                &mut record,
-                &[
-                    0x1095,
-                    s.epoch.get(),
-                    number,
-                    page as u64,
-                    count as u64,
-                    sum,
-                ],
-            );
+            words(&mut record, &[0x1095, s.epoch.get(), number, page as u64, count as u64, sum]);
             let at = 1 + s.head.get();
             s.number.set(number + 1);
             s.head.set(s.head.get() + 1 + count);
@@ -211,11 +193,7 @@ impl<const FLAW: u8> StandIn<FLAW> {
         for (i, part) in bytes.chunks(step * PAGE).enumerate() {
             self.log(first + i * step, part, data.is_none()).await?;
         }
-        if self.0.durable || fua {
-            self.flush_request().await
-        } else {
-            Ok(())
-        }
+        if self.0.durable || fua { self.flush_request().await } else { Ok(()) }
     }
 }
 
@@ -223,10 +201,7 @@ impl<const FLAW: u8> Subject for StandIn<FLAW> {
     async fn create(_: &SimWorld, disks: &[SimDisk], _: &Setup) -> Result<(), String> {
         let mut page = [0; PAGE];
         words(&mut page, &[0x57a_0d1e, 1]);
-        disks[0]
-            .write(0, vec![Slice::copy_of(&page)])
-            .await
-            .map_err(text)?;
+        disks[0].write(0, vec![Slice::copy_of(&page)]).await.map_err(text)?;
         disks[0].flush().await.map_err(text)
     }
 
@@ -288,11 +263,7 @@ impl<const FLAW: u8> Subject for StandIn<FLAW> {
     }
 
     async fn read(&self, at: u64, len: u64) -> Result<Vec<u8>, String> {
-        let content = if FLAW == STALE_READ {
-            &self.0.placed
-        } else {
-            &self.0.content
-        };
+        let content = if FLAW == STALE_READ { &self.0.placed } else { &self.0.content };
         Ok(content.borrow()[at as usize..(at + len) as usize].to_vec())
     }
 

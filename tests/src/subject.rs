@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::rc::Rc;
 
-use crate::sim::{SimDisk, SimWorld};
+use crate::sim::{DiskImage, SimDisk, SimWorld};
 
 /// The shape of the device under test.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -94,4 +94,11 @@ pub trait Subject: Clone + 'static {
     fn fail_member(&self, id: usize) -> impl Future<Output = Result<(), String>>;
     /// Stops cleanly.
     fn stop(&self) -> impl Future<Output = Result<(), String>>;
+    /// Checks the bytes on the disks after a clean stop of a device that held `content`.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn check_at_rest(_disks: &[DiskImage], _content: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
 }

@@ -99,10 +99,7 @@ impl Maker<'_> {
 
     fn read(&mut self, to: u64) -> Op {
         let len = (1 + self.rng.below(4)) * BLOCK;
-        Op::Read(
-            self.rng.below((to * self.stripe() - len) / BLOCK) * BLOCK,
-            len,
-        )
+        Op::Read(self.rng.below((to * self.stripe() - len) / BLOCK) * BLOCK, len)
     }
 
     fn partials(&mut self, n: usize, from: u64, to: u64) -> Vec<Op> {
@@ -118,11 +115,7 @@ impl Maker<'_> {
     }
 
     fn fault(&mut self) -> Fault {
-        if self.rng.one_in(2) {
-            Fault::Gone
-        } else {
-            Fault::Io
-        }
+        if self.rng.one_in(2) { Fault::Gone } else { Fault::Io }
     }
 }
 
@@ -137,12 +130,7 @@ fn clients(list: impl IntoIterator<Item = Vec<Op>>) -> Phase {
 #[must_use]
 pub fn script(name: &str, setup: &Setup, size: u64, largest: u64, seed: u64) -> Script {
     let rng = Rng::new(hash(&[seed, hash_text(name), hash_text(setup.name)]));
-    let mut m = Maker {
-        setup,
-        rng,
-        size,
-        largest,
-    };
+    let mut m = Maker { setup, rng, size, largest };
     let mut script = make(name, &mut m);
     if m.rng.one_in(2) {
         script.phases.push(Phase::Stop);
@@ -198,16 +186,9 @@ fn make(name: &str, m: &mut Maker<'_>) -> Script {
                 Op::Discard(2 * s + 100, s, m.rng.one_in(2)),
                 m.whole(2),
             ];
-            let b = vec![
-                m.partial(3, 5),
-                Op::Discard(3 * s, 2 * s, false),
-                m.partial(3, 5),
-                m.read(5),
-            ];
-            vec![
-                clients([a, b]),
-                clients([vec![Op::Destage, m.partial(0, 2)]]),
-            ]
+            let b =
+                vec![m.partial(3, 5), Op::Discard(3 * s, 2 * s, false), m.partial(3, 5), m.read(5)];
+            vec![clients([a, b]), clients([vec![Op::Destage, m.partial(0, 2)]])]
         }
         "fua" => {
             prepare = m.filled(2);
@@ -215,12 +196,7 @@ fn make(name: &str, m: &mut Maker<'_>) -> Script {
                 Op::Write(at, len, _) => Op::Write(at, len, true),
                 other => other,
             };
-            let a = vec![
-                m.partial(0, 2),
-                fua(m.partial(0, 2)),
-                m.partial(0, 3),
-                fua(m.whole(1)),
-            ];
+            let a = vec![m.partial(0, 2), fua(m.partial(0, 2)), m.partial(0, 3), fua(m.whole(1))];
             let b = vec![m.partial(0, 2), Op::Flush, fua(m.odd(2)), m.partial(0, 2)];
             let c = vec![Op::Flush, m.partial(2, 4), Op::Flush];
             vec![clients([a, b, c])]
@@ -263,36 +239,18 @@ fn make(name: &str, m: &mut Maker<'_>) -> Script {
             prepare = m.filled(3);
             let (disk, fault) = (m.disk(), m.fault());
             let mut a = m.partials(3, 0, 3);
-            let broken = if m.rng.one_in(4) {
-                Op::FailMember(disk)
-            } else {
-                Op::Break(disk, fault)
-            };
+            let broken =
+                if m.rng.one_in(4) { Op::FailMember(disk) } else { Op::Break(disk, fault) };
             a.insert(m.rng.index(3), broken);
             a.push(Op::Flush);
             a.push(m.partial(0, 4));
-            let b = vec![
-                m.whole(1),
-                m.partial(0, 2),
-                m.read(3),
-                m.whole(3),
-                m.read(4),
-            ];
-            vec![
-                clients([a, b]),
-                clients([vec![Op::Destage, m.partial(0, 3)]]),
-            ]
+            let b = vec![m.whole(1), m.partial(0, 2), m.read(3), m.whole(3), m.read(4)];
+            vec![clients([a, b]), clients([vec![Op::Destage, m.partial(0, 3)]])]
         }
         "fail-destage" => {
             prepare = m.filled(4);
             let (disk, fault) = (m.disk(), m.fault());
-            let a = vec![
-                m.partial(0, 2),
-                m.partial(1, 4),
-                m.partial(0, 4),
-                Op::Destage,
-                Op::Flush,
-            ];
+            let a = vec![m.partial(0, 2), m.partial(1, 4), m.partial(0, 4), Op::Destage, Op::Flush];
             let b = vec![
                 m.partial(0, 4),
                 Op::Sleep(m.rng.below(3)),
@@ -300,48 +258,26 @@ fn make(name: &str, m: &mut Maker<'_>) -> Script {
                 m.partial(0, 4),
                 m.read(4),
             ];
-            vec![
-                clients([a, b]),
-                clients([vec![m.partial(0, 4), Op::Destage]]),
-            ]
+            vec![clients([a, b]), clients([vec![m.partial(0, 4), Op::Destage]])]
         }
         "idle" => {
             prepare = m.filled(2);
-            let a = vec![
-                m.partial(0, 2),
-                Op::Sleep(400),
-                m.partial(0, 2),
-                Op::Sleep(8000),
-            ];
+            let a = vec![m.partial(0, 2), Op::Sleep(400), m.partial(0, 2), Op::Sleep(8000)];
             vec![clients([a]), clients([vec![m.partial(0, 3), m.read(3)]])]
         }
         "large" => {
             prepare = m.filled(2);
             let len = m.largest.min(m.size / 2) / BLOCK * BLOCK;
             let at = m.rng.below((m.size - len) / BLOCK) * BLOCK;
-            let a = vec![
-                Op::Write(0, len, false),
-                m.partial(0, 3),
-                Op::Write(at, len, false),
-            ];
+            let a = vec![Op::Write(0, len, false), m.partial(0, 3), Op::Write(at, len, false)];
             let b = vec![m.whole(1), m.partial(0, 2), m.odd(3)];
             vec![clients([a, b])]
         }
         "badread" => {
             prepare = m.filled(3);
             let disk = m.disk();
-            let a = vec![
-                m.partial(0, 3),
-                Op::BadRead(disk),
-                m.read(3),
-                m.partial(0, 3),
-            ];
-            let b = vec![
-                m.partial(0, 3),
-                Op::Destage,
-                m.read(3),
-                Op::Read(0, 2 * m.stripe()),
-            ];
+            let a = vec![m.partial(0, 3), Op::BadRead(disk), m.read(3), m.partial(0, 3)];
+            let b = vec![m.partial(0, 3), Op::Destage, m.read(3), Op::Read(0, 2 * m.stripe())];
             vec![clients([a, b])]
         }
         other => panic!("there is no workload `{other}`"),
@@ -353,12 +289,7 @@ fn make(name: &str, m: &mut Maker<'_>) -> Script {
 #[must_use]
 pub fn more(setup: &Setup, size: u64, seed: u64) -> Vec<Vec<Op>> {
     let rng = Rng::new(hash(&[seed, 0x3037]));
-    let mut m = Maker {
-        setup,
-        rng,
-        size,
-        largest: size,
-    };
+    let mut m = Maker { setup, rng, size, largest: size };
     let stripes = (size / m.stripe()).min(4);
     let mut a = vec![m.partial(0, stripes), m.partial(0, stripes), Op::Flush];
     let mut b = vec![m.odd(stripes), m.whole(0)];

@@ -59,6 +59,9 @@ struct Args {
     /// End after so many failures.
     #[arg(long, default_value_t = 20)]
     failures: usize,
+    /// Print all failures, not the first five.
+    #[arg(long)]
+    all: bool,
     /// Break the array on purpose (needs the feature `sabotage`).
     #[arg(long)]
     sabotage: Option<String>,
@@ -71,20 +74,12 @@ fn scenarios(args: &Args) -> Vec<Scenario> {
     let chosen = |list: &[String], name: &str| list.is_empty() || list.iter().any(|x| x == name);
     let mut all = Vec::new();
     for seed in args.seed..args.seed + args.seeds {
-        for setup in setups()
-            .into_iter()
-            .filter(|s| chosen(&args.geometry, s.name))
-        {
+        for setup in setups().into_iter().filter(|s| chosen(&args.geometry, s.name)) {
             for workload in WORKLOADS.into_iter().filter(|w| chosen(&args.workload, w)) {
                 for (ack, durable) in [("cached", false), ("durable", true)] {
                     if args.ack.as_deref().is_none_or(|a| a == ack) {
                         let setup = setup.clone();
-                        all.push(Scenario {
-                            setup,
-                            workload,
-                            seed,
-                            durable,
-                        });
+                        all.push(Scenario { setup, workload, seed, durable });
                     }
                 }
             }
@@ -95,10 +90,7 @@ fn scenarios(args: &Args) -> Vec<Scenario> {
 
 #[cfg(feature = "sabotage")]
 fn sabotages() -> Vec<&'static str> {
-    evenkeel_journal::sabotage::Sabotage::ALL
-        .iter()
-        .map(|(name, _)| *name)
-        .collect()
+    evenkeel_journal::sabotage::Sabotage::ALL.iter().map(|(name, _)| *name).collect()
 }
 
 #[cfg(not(feature = "sabotage"))]
@@ -111,36 +103,26 @@ fn sabotage(name: Option<&str>) {
     #[cfg(feature = "sabotage")]
     {
         use evenkeel_journal::sabotage::{Sabotage, set};
-        set(name
-            .and_then(|n| Sabotage::ALL.iter().find(|(m, _)| *m == n))
-            .map(|(_, s)| *s));
+        set(name.and_then(|n| Sabotage::ALL.iter().find(|(m, _)| *m == n)).map(|(_, s)| *s));
     }
     #[cfg(not(feature = "sabotage"))]
     let _ = name;
 }
 
-fn print_failures(totals: &Totals, sabotage: Option<&str>) {
+fn print_failures(totals: &Totals, sabotage: Option<&str>, most: usize) {
     let with = sabotage.map_or(String::new(), |s| format!("--sabotage {s} "));
-    for failure in totals.failures.iter().take(5) {
+    for failure in totals.failures.iter().take(most) {
         println!("FAILED {}", failure.message);
-        println!(
-            "  replay: {}",
-            command(&format!("{with}{}", failure.replay))
-        );
+        println!("  replay: {}", command(&format!("{with}{}", failure.replay)));
     }
-    if totals.failures.len() > 5 {
-        println!("… and {} more", totals.failures.len() - 5);
+    if totals.failures.len() > most {
+        println!("… and {} more", totals.failures.len() - most);
     }
 }
 
 fn effort(args: &Args) -> Effort {
     let stride = args.stride.unwrap_or(if args.quick { 7 } else { 1 });
-    Effort {
-        full: args.full,
-        stride,
-        jobs: args.jobs,
-        failures: args.failures,
-    }
+    Effort { full: args.full, stride, jobs: args.jobs, failures: args.failures }
 }
 
 /// All crashes of all scenarios.
@@ -149,7 +131,7 @@ fn enumerate(args: &Args) -> bool {
     let list = scenarios(args);
     let name = args.sabotage.as_deref();
     let totals = sweep::<Evenkeel>(&list, &effort(args), || sabotage(name));
-    print_failures(&totals, name);
+    print_failures(&totals, name, if args.all { usize::MAX } else { 5 });
     println!(
         "{} scenarios, {} crash points, {} crash states, {} starts, {} refused until told, {} \
          contents compared, {:.0} s",
@@ -191,37 +173,19 @@ fn replay(args: &Args, event: u64) -> bool {
     let size = recording.oracle.size();
     println!(
         "script: {:#?}",
-        script(
-            scenario.workload,
-            &scenario.setup,
-            size,
-            size,
-            scenario.seed
-        )
+        script(scenario.workload, &scenario.setup, size, size, scenario.seed)
     );
-    println!(
-        "history up to the crash:\n{}",
-        recording.oracle.story(shot.mark)
-    );
+    println!("history up to the crash:\n{}", recording.oracle.story(shot.mark));
     let reached = run_until::<Evenkeel>(scenario, event).map(|s| s.digest());
-    println!(
-        "the same state when run until there: {}",
-        reached == Ok(shot.digest())
-    );
+    println!("the same state when run until there: {}", reached == Ok(shot.digest()));
     let mode = args.mode.unwrap_or(Mode::PowerNone);
-    let crash = Crash {
-        event,
-        mode,
-        lost: args.lose.clone(),
-    };
+    let crash = Crash { event, mode, lost: args.lose.clone() };
     let wanted: Vec<Option<Sequel>> = match &args.sequel {
         None => vec![None],
         Some(all) if all == "all" => Sequel::ALL.into_iter().map(Some).collect(),
-        Some(name) => Sequel::ALL
-            .into_iter()
-            .filter(|s| s.to_string() == *name)
-            .map(Some)
-            .collect(),
+        Some(name) => {
+            Sequel::ALL.into_iter().filter(|s| s.to_string() == *name).map(Some).collect()
+        }
     };
     let mut fine = true;
     for sequel in wanted {
@@ -256,9 +220,7 @@ fn expect_red() -> bool {
             + &String::from_utf8_lossy(&output.stderr);
         let red = !output.status.success();
         noticed += usize::from(red);
-        let line = text
-            .lines()
-            .find(|l| l.starts_with("FAILED") || l.contains("panicked"));
+        let line = text.lines().find(|l| l.starts_with("FAILED") || l.contains("panicked"));
         println!(
             "{name}: {} after {:.0} s: {}",
             if red { "noticed" } else { "NOT NOTICED" },

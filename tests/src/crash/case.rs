@@ -33,13 +33,8 @@ pub enum Sequel {
 
 impl Sequel {
     /// All of them.
-    pub const ALL: [Sequel; 5] = [
-        Sequel::Stop,
-        Sequel::Crash,
-        Sequel::CrashInStart,
-        Sequel::CrashInDestage,
-        Sequel::Write,
-    ];
+    pub const ALL: [Sequel; 5] =
+        [Sequel::Stop, Sequel::Crash, Sequel::CrashInStart, Sequel::CrashInDestage, Sequel::Write];
 }
 
 impl fmt::Display for Sequel {
@@ -100,32 +95,19 @@ async fn open<S: Subject>(
     refusal: Refusal,
     read_only: bool,
 ) -> Result<Opened<S>, String> {
-    let how = How {
-        durable: scenario.durable,
-        accept_missing: false,
-        read_only,
-    };
+    let how = How { durable: scenario.durable, accept_missing: false, read_only };
     match S::start(world, disks, &scenario.setup, how).await {
         Ok(_) if refusal == Refusal::Must => {
             Err("start went on with k or more members absent, and nobody said it may".to_owned())
         }
-        Ok(device) => Ok(Opened {
-            device,
-            refused: false,
-        }),
+        Ok(device) => Ok(Opened { device, refused: false }),
         Err(StartError::TooFew) if refusal == Refusal::Never => {
             Err("start refused (too few members) with fewer than k absent".to_owned())
         }
         Err(StartError::TooFew) => {
-            let how = How {
-                accept_missing: true,
-                ..how
-            };
+            let how = How { accept_missing: true, ..how };
             match S::start(world, disks, &scenario.setup, how).await {
-                Ok(device) => Ok(Opened {
-                    device,
-                    refused: true,
-                }),
+                Ok(device) => Ok(Opened { device, refused: true }),
                 Err(StartError::TooFew) => {
                     Err("start refused (too few members) although told to go on".to_owned())
                 }
@@ -140,11 +122,7 @@ fn compare(wanted: &[u8], got: &[u8], when: &str) -> Result<(), String> {
     if wanted == got {
         return Ok(());
     }
-    let at = wanted
-        .iter()
-        .zip(got)
-        .position(|(a, b)| a != b)
-        .unwrap_or(0);
+    let at = wanted.iter().zip(got).position(|(a, b)| a != b).unwrap_or(0);
     Err(format!(
         "{when}, byte {at} is not what it was: it was {}, it is {}",
         crate::oracle::describe_block(wanted, at),
@@ -168,13 +146,8 @@ impl Case<'_> {
         let sim = Simulation::new(hash(&[self.seed, number]), from);
         self.tally.starts += 1;
         let value = sim.run(LIMIT, job(sim.world(), sim.disks()));
-        let value = value
-            .map_err(|stop| stop.to_string())
-            .and_then(|inner| inner)?;
-        Ok(Life {
-            value,
-            left: sim.snapshot(),
-        })
+        let value = value.map_err(|stop| stop.to_string()).and_then(|inner| inner)?;
+        Ok(Life { value, left: sim.snapshot() })
     }
 
     /// Starts and reads everything.
@@ -192,10 +165,7 @@ impl Case<'_> {
         })?;
         self.tally.comparisons += 1;
         self.tally.refusals += u64::from(life.value.1);
-        Ok(Life {
-            value: life.value.0,
-            left: life.left,
-        })
+        Ok(Life { value: life.value.0, left: life.left })
     }
 }
 
@@ -224,16 +194,9 @@ pub fn check<S: Subject>(
     sequel: Option<Sequel>,
     tally: &mut Tally,
 ) -> Result<(), String> {
-    let seed = hash(&[
-        scenario.seed,
-        hash_text(&scenario.to_string()),
-        hash_text(&crash.to_string()),
-    ]);
-    let mut case = Case {
-        scenario,
-        seed,
-        tally: Tally::default(),
-    };
+    let seed =
+        hash(&[scenario.seed, hash_text(&scenario.to_string()), hash_text(&crash.to_string())]);
+    let mut case = Case { scenario, seed, tally: Tally::default() };
     let result = case.check::<S>(recording, crash, sequel);
     tally.add(case.tally);
     result
@@ -266,10 +229,7 @@ impl Case<'_> {
         };
         let first = self.start_and_read::<S>(1, &left, refusal, false)?;
         let content = Rc::new(first.value);
-        recording
-            .oracle
-            .check_crash(&content, shot.mark, floor)
-            .map_err(|v| v.0)?;
+        recording.oracle.check_crash(&content, shot.mark, floor).map_err(|v| v.0)?;
 
         // Members that may be missing from now on, beside those lost or failed already.
         let mut gone: Vec<usize> = crash.lost.iter().chain(&failed).copied().collect();
@@ -298,25 +258,23 @@ impl Case<'_> {
                 let destaged = self.destage::<S>(&left, refusal, &content, sequel == Sequel::Stop);
                 let (shots, end) = destaged.map_err(step)?;
                 let from = if sequel == Sequel::Stop {
-                    end.survive(Mode::PowerNone)
+                    let rest = end.survive(Mode::PowerNone);
+                    S::check_at_rest(&rest.disks, &content).map_err(step)?;
+                    rest
                 } else {
                     shots[rng.index(shots.len())].survive(any_mode(&mut rng))
                 };
                 let e = pick(&mut rng);
                 let from = rejoin(from).without(&e).shuffled(rng.draw());
                 let read_only = rng.one_in(4);
-                let again = self
-                    .start_and_read::<S>(4, &from, later, read_only)
-                    .map_err(step)?;
+                let again = self.start_and_read::<S>(4, &from, later, read_only).map_err(step)?;
                 compare(&content, &again.value, "after destaging and a restart").map_err(step)
             }
             Sequel::Crash => {
                 let e = pick(&mut rng);
                 let from = rejoin(first.left.survive(any_mode(&mut rng)));
                 let from = from.without(&e).shuffled(rng.draw());
-                let again = self
-                    .start_and_read::<S>(2, &from, later, false)
-                    .map_err(step)?;
+                let again = self.start_and_read::<S>(2, &from, later, false).map_err(step)?;
                 compare(&content, &again.value, "after one more crash").map_err(step)
             }
             Sequel::CrashInStart => {
@@ -326,19 +284,9 @@ impl Case<'_> {
                 let same = rng.one_in(2);
                 let e = if same { Vec::new() } else { pick(&mut rng) };
                 let from = cut.survive(mode).without(&e).shuffled(rng.draw());
-                let refusal = if refusal == Refusal::Never {
-                    later
-                } else {
-                    Refusal::May
-                };
-                let again = self
-                    .start_and_read::<S>(2, &from, refusal, false)
-                    .map_err(step)?;
-                let floor = if crash.mode.is_process() {
-                    self.floor(mode)
-                } else {
-                    floor
-                };
+                let refusal = if refusal == Refusal::Never { later } else { Refusal::May };
+                let again = self.start_and_read::<S>(2, &from, refusal, false).map_err(step)?;
+                let floor = if crash.mode.is_process() { self.floor(mode) } else { floor };
                 let judged = recording.oracle.check_crash(&again.value, shot.mark, floor);
                 judged.map_err(|v| step(v.0))?;
                 if same && (mode.is_process() || !crash.mode.is_process()) {
@@ -374,9 +322,7 @@ impl Case<'_> {
                 let from = started as usize;
                 let cut = &shots[from + rng.index(shots.len() - from)];
                 let again = rejoin(cut.survive(mode)).without(&e).shuffled(rng.draw());
-                let again = self
-                    .start_and_read::<S>(2, &again, later, false)
-                    .map_err(step)?;
+                let again = self.start_and_read::<S>(2, &again, later, false).map_err(step)?;
                 let judged = oracle.check_crash(&again.value, cut.mark, self.floor(mode));
                 judged.map_err(|v| step(v.0))
             }
@@ -408,34 +354,18 @@ impl Case<'_> {
         self.tally.starts += 1;
         let ran = sim.run(LIMIT, async move {
             let opened: Opened<S> = open(&world, &disks, &scenario, refusal, false).await?;
-            compare(
-                &wanted,
-                &read_all(&opened.device).await?,
-                "at a second reading",
-            )?;
+            compare(&wanted, &read_all(&opened.device).await?, "at a second reading")?;
             let started = world.events();
-            opened
-                .device
-                .destage()
-                .await
-                .map_err(|e| format!("destaging failed: {e}"))?;
+            opened.device.destage().await.map_err(|e| format!("destaging failed: {e}"))?;
             compare(&wanted, &read_all(&opened.device).await?, "after destaging")?;
             if stop {
-                opened
-                    .device
-                    .stop()
-                    .await
-                    .map_err(|e| format!("stop failed: {e}"))?;
+                opened.device.stop().await.map_err(|e| format!("stop failed: {e}"))?;
             }
             Ok(started)
         });
         let started = ran.map_err(|s| s.to_string()).and_then(|inner| inner)?;
         let end = sim.snapshot();
-        let shots = if stop {
-            Vec::new()
-        } else {
-            sim.recorded().split_off(started as usize)
-        };
+        let shots = if stop { Vec::new() } else { sim.recorded().split_off(started as usize) };
         Ok((shots, end))
     }
 
@@ -451,9 +381,7 @@ impl Case<'_> {
         let scenario = self.scenario.clone();
         self.tally.starts += 1;
         let ran = sim.run(LIMIT, async move {
-            open::<S>(&world, &disks, &scenario, refusal, false)
-                .await
-                .map(|_| ())
+            open::<S>(&world, &disks, &scenario, refusal, false).await.map(|_| ())
         });
         ran.map_err(|s| s.to_string()).and_then(|inner| inner)?;
         Ok(sim.recorded())

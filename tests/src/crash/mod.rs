@@ -55,11 +55,7 @@ impl fmt::Display for Crash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "--crash {} --mode {}", self.event, self.mode)?;
         let lost: Vec<String> = self.lost.iter().map(ToString::to_string).collect();
-        if lost.is_empty() {
-            Ok(())
-        } else {
-            write!(f, " --lose {}", lost.join(","))
-        }
+        if lost.is_empty() { Ok(()) } else { write!(f, " --lose {}", lost.join(",")) }
     }
 }
 

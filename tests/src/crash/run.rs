@@ -46,12 +46,8 @@ impl Recording {
     /// Disks that had failed before an event.
     #[must_use]
     pub fn failed_before(&self, event: u64) -> Vec<usize> {
-        let mut failed: Vec<usize> = self
-            .failed
-            .iter()
-            .filter(|(e, _)| *e < event)
-            .map(|(_, d)| *d)
-            .collect();
+        let mut failed: Vec<usize> =
+            self.failed.iter().filter(|(e, _)| *e < event).map(|(_, d)| *d).collect();
         failed.sort_unstable();
         failed.dedup();
         failed
@@ -145,13 +141,7 @@ async fn clients<S: Subject>(
         .map(|ops| {
             let end = Rc::new((Cell::new(false), evenkeel_journal::sync::Signal::new()));
             let told = Rc::clone(&end);
-            let work = client(
-                world.clone(),
-                device.clone(),
-                ops,
-                oracle.clone(),
-                Rc::clone(notes),
-            );
+            let work = client(world.clone(), device.clone(), ops, oracle.clone(), Rc::clone(notes));
             world.spawn("client", async move {
                 work.await;
                 told.0.set(true);
@@ -191,16 +181,11 @@ async fn start<S: Subject>(
     disks: &[SimDisk],
     scenario: &Scenario,
 ) -> Result<S, String> {
-    let how = How {
-        durable: scenario.durable,
-        ..How::default()
-    };
-    S::start(world, disks, &scenario.setup, how)
-        .await
-        .map_err(|e| match e {
-            StartError::TooFew => "start says that there are too few members".to_owned(),
-            StartError::Other(e) => format!("start failed: {e}"),
-        })
+    let how = How { durable: scenario.durable, ..How::default() };
+    S::start(world, disks, &scenario.setup, how).await.map_err(|e| match e {
+        StartError::TooFew => "start says that there are too few members".to_owned(),
+        StartError::Other(e) => format!("start failed: {e}"),
+    })
 }
 
 struct Prepared {
@@ -216,49 +201,26 @@ fn prepare<S: Subject>(scenario: &Scenario) -> Result<Prepared, String> {
     let sim = Simulation::new(hash(&[scenario.seed, 10]), &empty);
     let (world, disks, mark, job) = (sim.world(), sim.disks(), sim.mark(), scenario.clone());
     let made = sim.run(LIMIT, async move {
-        S::create(&world, &disks, &setup)
-            .await
-            .map_err(|e| format!("create failed: {e}"))?;
+        S::create(&world, &disks, &setup).await.map_err(|e| format!("create failed: {e}"))?;
         let device: S = start(&world, &disks, &job).await?;
         let oracle = Oracle::new(device.size(), mark);
-        let script = script(
-            job.workload,
-            &setup,
-            device.size(),
-            device.largest(),
-            job.seed,
-        );
+        let script = script(job.workload, &setup, device.size(), device.largest(), job.seed);
         let notes = Rc::new(Notes::default());
-        work(
-            &world,
-            &device,
-            vec![script.prepare.clone()],
-            &oracle,
-            &notes,
-        )
-        .await;
+        work(&world, &device, vec![script.prepare.clone()], &oracle, &notes).await;
         device.destage().await?;
         let content = read_all(&device).await?;
-        oracle
-            .check_crash(&content, oracle.length(), Floor::Acknowledged)
-            .map_err(|v| v.0)?;
+        oracle.check_crash(&content, oracle.length(), Floor::Acknowledged).map_err(|v| v.0)?;
         stop(device, &oracle).await?;
         match notes.errors.borrow().first() {
             Some(e) => Err(e.clone()),
             None => Ok((content, oracle, script)),
         }
     });
-    let (content, oracle, script) = made
-        .map_err(|stop| stop.to_string())?
-        .map_err(|e| format!("preparing: {e}"))?;
+    let (content, oracle, script) =
+        made.map_err(|stop| stop.to_string())?.map_err(|e| format!("preparing: {e}"))?;
     // A clean stop leaves nothing unflushed.
     let left = sim.snapshot().survive(Mode::PowerNone);
-    Ok(Prepared {
-        left,
-        content,
-        oracle,
-        script,
-    })
+    Ok(Prepared { left, content, oracle, script })
 }
 
 fn play<S: Subject>(
@@ -266,16 +228,10 @@ fn play<S: Subject>(
     prepared: &Prepared,
     scenario: &Scenario,
 ) -> (Result<(), String>, Oracle, Rc<Notes>) {
-    let oracle = prepared
-        .oracle
-        .next_life(Rc::new(prepared.content.clone()), sim.mark());
+    let oracle = prepared.oracle.next_life(Rc::new(prepared.content.clone()), sim.mark());
     let notes = Rc::new(Notes::default());
     let (world, disks, job) = (sim.world(), sim.disks(), scenario.clone());
-    let (log, side, phases) = (
-        oracle.clone(),
-        Rc::clone(&notes),
-        prepared.script.phases.clone(),
-    );
+    let (log, side, phases) = (oracle.clone(), Rc::clone(&notes), prepared.script.phases.clone());
     let end = sim.run(LIMIT, async move {
         let mut device: S = start(&world, &disks, &job).await?;
         for phase in phases {
@@ -292,8 +248,7 @@ fn play<S: Subject>(
             }
         }
         let content = read_all(&device).await?;
-        log.check_crash(&content, log.length(), Floor::Acknowledged)
-            .map_err(|v| v.0)
+        log.check_crash(&content, log.length(), Floor::Acknowledged).map_err(|v| v.0)
     });
     let end = end.map_err(|stop| stop.to_string()).and_then(|inner| inner);
     (end, oracle, notes)
@@ -313,11 +268,7 @@ pub fn record<S: Subject>(scenario: &Scenario) -> Result<Recording, String> {
         return Err(e.clone());
     }
     let failed = notes.failed.borrow().clone();
-    Ok(Recording {
-        shots: sim.recorded(),
-        oracle,
-        failed,
-    })
+    Ok(Recording { shots: sim.recorded(), oracle, failed })
 }
 
 /// Runs a scenario up to a crash at one event, and gives what is there then: what [`record`]

@@ -125,11 +125,7 @@ fn crashes(recording: &Recording, scenario: &Scenario, event: u64, full: bool) -
     let mut crashes = Vec::new();
     for mode in modes {
         if full {
-            crashes.extend(sets.iter().map(|lost| Crash {
-                event,
-                mode,
-                lost: lost.clone(),
-            }));
+            crashes.extend(sets.iter().map(|lost| Crash { event, mode, lost: lost.clone() }));
         } else {
             let lost = sets[rng.index(sets.len())].clone();
             crashes.push(Crash { event, mode, lost });
@@ -163,18 +159,12 @@ impl Shared<'_> {
             Ok(r) => r,
             Err(message) => {
                 if part == 0 {
-                    self.fail(
-                        scenario.to_string(),
-                        format!("{message} [without any crash]"),
-                    );
+                    self.fail(scenario.to_string(), format!("{message} [without any crash]"));
                 }
                 return;
             }
         };
-        let mut mine = Totals {
-            scenarios: u64::from(part == 0),
-            ..Totals::default()
-        };
+        let mut mine = Totals { scenarios: u64::from(part == 0), ..Totals::default() };
         let mut failures = 0;
         let offset = hash_text(&scenario.to_string()) % self.effort.stride;
         let points = recording.shots.iter().map(|s| s.event).filter(|e| {

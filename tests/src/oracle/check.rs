@@ -58,19 +58,11 @@ impl Facts {
             .requests
             .iter()
             .filter(|r| r.submitted < mark)
-            .map(|r| Request {
-                acknowledged: r.acknowledged.filter(|a| *a < mark),
-                ..r.clone()
-            })
+            .map(|r| Request { acknowledged: r.acknowledged.filter(|a| *a < mark), ..r.clone() })
             .collect();
-        let changes: Vec<Request> = requests
-            .into_iter()
-            .filter(|r| r.effect != Effect::Flush)
-            .collect();
-        assert!(
-            changes.len() <= Set::BITS as usize,
-            "a life has at most 128 requests"
-        );
+        let changes: Vec<Request> =
+            requests.into_iter().filter(|r| r.effect != Effect::Flush).collect();
+        assert!(changes.len() <= Set::BITS as usize, "a life has at most 128 requests");
         let before = changes
             .iter()
             .map(|b| {
@@ -81,11 +73,7 @@ impl Facts {
                 earlier.fold(0, |set, (i, _)| set | bit(i))
             })
             .collect();
-        Facts {
-            requests: changes,
-            before,
-            newest: log.next_number,
-        }
+        Facts { requests: changes, before, newest: log.next_number }
     }
 
     fn floor(&self, oracle: &Oracle, mark: usize, floor: Floor) -> Set {
@@ -124,11 +112,7 @@ impl Facts {
         let end = from + content.len() as u64;
         let mut edges: Vec<u64> = vec![from, end];
         for r in &self.requests {
-            edges.extend(
-                [r.at, r.at + r.len]
-                    .iter()
-                    .filter(|e| from < **e && **e < end),
-            );
+            edges.extend([r.at, r.at + r.len].iter().filter(|e| from < **e && **e < end));
         }
         edges.sort_unstable();
         edges.dedup();
@@ -136,11 +120,7 @@ impl Facts {
         for pair in edges.windows(2) {
             let (at, to) = (pair[0], pair[1]);
             let here = &content[(at - from) as usize..(to - from) as usize];
-            let covering = self
-                .requests
-                .iter()
-                .enumerate()
-                .filter(|(_, r)| r.covers(at));
+            let covering = self.requests.iter().enumerate().filter(|(_, r)| r.covers(at));
             let (mut cover, mut shows) = (0, 0);
             for (i, r) in covering {
                 cover |= bit(i);
@@ -158,33 +138,19 @@ impl Facts {
             let old = base[at as usize..to as usize] == *here;
             match groups.iter_mut().find(|g| g.cover == cover) {
                 Some(g) => {
-                    let both = Group {
-                        shows: g.shows & shows,
-                        old: g.old && old,
-                        ..*g
-                    };
+                    let both = Group { shows: g.shows & shows, old: g.old && old, ..*g };
                     if both.shows == 0 && !both.old && (shows != 0 || old) {
                         return wrong(format!(
                             "a request is there in part: bytes from {} show {}, bytes from {at} \
                              show {}",
                             g.at,
                             self.candidates(g),
-                            self.candidates(&Group {
-                                cover,
-                                shows,
-                                old,
-                                at
-                            })
+                            self.candidates(&Group { cover, shows, old, at })
                         ));
                     }
                     *g = both;
                 }
-                None => groups.push(Group {
-                    cover,
-                    shows,
-                    old,
-                    at,
-                }),
+                None => groups.push(Group { cover, shows, old, at }),
             }
             if shows == 0 && !old {
                 return self.explain_foreign(base, here, at, cover);
@@ -209,22 +175,14 @@ impl Facts {
         cover: Set,
     ) -> Result<Vec<Group>, Violation> {
         let wanted: Vec<String> = members(cover).map(|i| self.requests[i].name()).collect();
-        let old = describe(
-            &base[at as usize..][..here.len()],
-            at,
-            base.len() as u64,
-            u64::MAX >> 24,
-        );
+        let old =
+            describe(&base[at as usize..][..here.len()], at, base.len() as u64, u64::MAX >> 24);
         wrong(format!(
             "bytes {at}..{} hold what no single request gives: {}; the old content is {old}; \
              requests there: {}",
             at + here.len() as u64,
             describe(here, at, base.len() as u64, self.newest),
-            if wanted.is_empty() {
-                "none".to_owned()
-            } else {
-                wanted.join(", ")
-            }
+            if wanted.is_empty() { "none".to_owned() } else { wanted.join(", ") }
         ))
     }
 
@@ -255,10 +213,7 @@ impl Facts {
         tries: &mut u32,
     ) -> bool {
         let Some((g, rest)) = groups.split_first() else {
-            let visible = shown
-                .iter()
-                .filter_map(|(_, c)| *c)
-                .fold(floor, |s, i| s | bit(i));
+            let visible = shown.iter().filter_map(|(_, c)| *c).fold(floor, |s, i| s | bit(i));
             *tries += 1;
             return self.order_exists(self.closed(visible), shown);
         };
@@ -267,10 +222,7 @@ impl Facts {
             shown.push((g.cover, choice));
             // A choice that already contradicts itself is not followed.
             let fine = groups.len() == 1 || {
-                let visible = shown
-                    .iter()
-                    .filter_map(|(_, c)| *c)
-                    .fold(floor, |s, i| s | bit(i));
+                let visible = shown.iter().filter_map(|(_, c)| *c).fold(floor, |s, i| s | bit(i));
                 self.order_exists(self.closed(visible), shown)
             };
             if fine && self.search(floor, rest, shown, tries) {
@@ -286,10 +238,8 @@ impl Facts {
 
     fn explain(&self, floor: Set, groups: &[Group], mode: Floor) -> Violation {
         for g in groups {
-            let possible: Vec<Choice> = members(g.shows)
-                .map(Some)
-                .chain(g.old.then_some(None))
-                .collect();
+            let possible: Vec<Choice> =
+                members(g.shows).map(Some).chain(g.old.then_some(None)).collect();
             for r in members(floor & g.cover) {
                 let older = |c: &Choice| match c {
                     None => true,
@@ -309,10 +259,7 @@ impl Facts {
                 }
             }
         }
-        for later in groups
-            .iter()
-            .filter(|g| !g.old && g.shows.count_ones() == 1)
-        {
+        for later in groups.iter().filter(|g| !g.old && g.shows.count_ones() == 1) {
             let b = members(later.shows).next().expect("one request");
             for g in groups {
                 for a in members(self.before[b] & g.cover) {
@@ -339,10 +286,7 @@ impl Facts {
         Violation(format!(
             "no order of the requests gives this content whole: {}; of the floor: {}",
             shown.join("; "),
-            members(floor)
-                .map(|i| self.requests[i].name())
-                .collect::<Vec<_>>()
-                .join(", ")
+            members(floor).map(|i| self.requests[i].name()).collect::<Vec<_>>().join(", ")
         ))
     }
 }
@@ -393,10 +337,8 @@ impl Oracle {
                         Some(w) => facts.before[*r] & bit(w) != 0,
                     })
                 };
-                let possible: Vec<Choice> = members(g.shows)
-                    .map(Some)
-                    .chain(g.old.then_some(None))
-                    .collect();
+                let possible: Vec<Choice> =
+                    members(g.shows).map(Some).chain(g.old.then_some(None)).collect();
                 if possible.iter().all(|c| stale(*c).is_some()) {
                     let newer = stale(possible[0]).expect("it is stale");
                     return wrong(format!(

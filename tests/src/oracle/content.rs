@@ -36,14 +36,12 @@ impl Request {
     pub(super) fn name(&self) -> String {
         let fua = if self.fua { " FUA" } else { "" };
         match self.effect {
-            Effect::Write(_) => format!(
-                "write {}{fua} ({} bytes at {})",
-                self.number, self.len, self.at
-            ),
-            Effect::Zero => format!(
-                "discard {}{fua} ({} bytes at {})",
-                self.number, self.len, self.at
-            ),
+            Effect::Write(_) => {
+                format!("write {}{fua} ({} bytes at {})", self.number, self.len, self.at)
+            }
+            Effect::Zero => {
+                format!("discard {}{fua} ({} bytes at {})", self.number, self.len, self.at)
+            }
             Effect::Flush => format!("flush {}", self.number),
         }
     }
@@ -53,12 +51,7 @@ impl Request {
 pub(super) fn describe(content: &[u8], at: u64, size: u64, newest: u64) -> String {
     let mut runs: Vec<(u64, String)> = Vec::new();
     let skip = (8 - at % 8) % 8;
-    for (i, w) in content
-        .get(skip as usize..)
-        .unwrap_or(&[])
-        .chunks_exact(8)
-        .enumerate()
-    {
+    for (i, w) in content.get(skip as usize..).unwrap_or(&[]).chunks_exact(8).enumerate() {
         let position = at + skip + i as u64 * 8;
         let w: [u8; 8] = w.try_into().expect("eight bytes");
         let (number, wanted) = decode(w);
@@ -69,25 +62,15 @@ pub(super) fn describe(content: &[u8], at: u64, size: u64, newest: u64) -> Strin
         } else if wanted == position {
             format!("write {number}")
         } else {
-            format!(
-                "write {number} displaced by {}",
-                position as i64 - wanted as i64
-            )
+            format!("write {number} displaced by {}", position as i64 - wanted as i64)
         };
         if runs.last().is_none_or(|(_, last)| *last != what) {
             runs.push((position, what));
         }
     }
-    let shown: Vec<String> = runs
-        .iter()
-        .take(12)
-        .map(|(p, w)| format!("{p}: {w}"))
-        .collect();
-    let more = if runs.len() > 12 {
-        format!(" and {} more", runs.len() - 12)
-    } else {
-        String::new()
-    };
+    let shown: Vec<String> = runs.iter().take(12).map(|(p, w)| format!("{p}: {w}")).collect();
+    let more =
+        if runs.len() > 12 { format!(" and {} more", runs.len() - 12) } else { String::new() };
     format!("[{}{more}]", shown.join(", "))
 }
 

@@ -101,15 +101,8 @@ impl Oracle {
 
     fn with_base(base: Rc<Vec<u8>>, next_number: u64, mark: Rc<Cell<usize>>) -> Oracle {
         mark.set(0);
-        let log = Log {
-            next_number,
-            ..Log::default()
-        };
-        Oracle {
-            base,
-            log: Rc::new(RefCell::new(log)),
-            mark,
-        }
+        let log = Log { next_number, ..Log::default() };
+        Oracle { base, log: Rc::new(RefCell::new(log)), mark }
     }
 
     /// The history of the next life of a device that holds `content` for good.
@@ -149,13 +142,10 @@ impl Oracle {
     pub fn write(&self, at: u64, len: u64, fua: bool) -> (RequestId, Rc<[u8]>) {
         let number = self.log.borrow().next_number;
         let data: Rc<[u8]> = pattern(number, at, len as usize).into();
-        (
-            self.submit(Effect::Write(Rc::clone(&data)), at, len, fua),
-            data,
-        )
+        (self.submit(Effect::Write(Rc::clone(&data)), at, len, fua), data)
     }
 
-    /// A discard (or a write of zeros) is submitted now.
+    /// A discard (or a write of zeros) is submitted now; it is atomic like a write.
     #[must_use]
     pub fn discard(&self, at: u64, len: u64, fua: bool) -> RequestId {
         self.submit(Effect::Zero, at, len, fua)
@@ -213,10 +203,6 @@ impl Oracle {
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
         let log = self.log.borrow();
-        log.requests
-            .iter()
-            .filter(|r| r.failed)
-            .map(|r| format!("{} failed", r.name()))
-            .collect()
+        log.requests.iter().filter(|r| r.failed).map(|r| format!("{} failed", r.name())).collect()
     }
 }

@@ -19,17 +19,12 @@ fn an_unacknowledged_write_may_be_there_or_not_but_whole() {
     let o = device(8);
     let (_, a) = o.write(BLOCK, 3 * BLOCK, false);
     let mut c = vec![0; 8 * BLOCK as usize];
-    o.check_crash(&c, o.length(), Floor::Acknowledged)
-        .expect("absent");
+    o.check_crash(&c, o.length(), Floor::Acknowledged).expect("absent");
     apply(&mut c, BLOCK, &a[..4096]);
     assert!(message(o.check_crash(&c, o.length(), Floor::Flushed)).contains("no single request"));
     apply(&mut c, BLOCK, &a);
-    o.check_crash(&c, o.length(), Floor::Acknowledged)
-        .expect("whole");
-    assert!(
-        o.check_crash(&c, 0, Floor::Flushed).is_err(),
-        "before it was submitted"
-    );
+    o.check_crash(&c, o.length(), Floor::Acknowledged).expect("whole");
+    assert!(o.check_crash(&c, 0, Floor::Flushed).is_err(), "before it was submitted");
 }
 
 #[test]
@@ -38,12 +33,10 @@ fn the_floor_depends_on_the_promise() {
     let (a, _) = o.write(0, BLOCK, false);
     o.answered(a, true);
     let c = vec![0; 8 * BLOCK as usize];
-    o.check_crash(&c, o.length(), Floor::Flushed)
-        .expect("not flushed");
+    o.check_crash(&c, o.length(), Floor::Flushed).expect("not flushed");
     assert!(message(o.check_crash(&c, o.length(), Floor::Acknowledged)).contains("is lost"));
     let f = o.flush();
-    o.check_crash(&c, o.length(), Floor::Flushed)
-        .expect("the flush has not completed");
+    o.check_crash(&c, o.length(), Floor::Flushed).expect("the flush has not completed");
     o.answered(f, true);
     assert!(message(o.check_crash(&c, o.length(), Floor::Flushed)).contains("flushed request"));
 }
@@ -57,10 +50,7 @@ fn a_later_write_is_not_kept_without_an_earlier_one() {
     let mut c = vec![0; 8 * BLOCK as usize];
     apply(&mut c, 4 * BLOCK, &data_b);
     let text = message(o.check_crash(&c, o.length(), Floor::Flushed));
-    assert!(
-        text.contains("acknowledged before it was submitted"),
-        "{text}"
-    );
+    assert!(text.contains("acknowledged before it was submitted"), "{text}");
     apply(&mut c, 0, &data_a);
     o.check_crash(&c, o.length(), Floor::Flushed).expect("both");
 }
@@ -72,16 +62,11 @@ fn concurrent_writes_have_any_order_but_one() {
     let (_, b) = o.write(0, 2 * BLOCK, false);
     let mut c = vec![0; 8 * BLOCK as usize];
     apply(&mut c, 0, &a);
-    o.check_crash(&c, o.length(), Floor::Flushed)
-        .expect("a last");
+    o.check_crash(&c, o.length(), Floor::Flushed).expect("a last");
     apply(&mut c, 0, &b);
-    o.check_crash(&c, o.length(), Floor::Flushed)
-        .expect("b last");
+    o.check_crash(&c, o.length(), Floor::Flushed).expect("b last");
     apply(&mut c, 0, &a[..4096]);
-    assert!(
-        o.check_crash(&c, o.length(), Floor::Flushed).is_err(),
-        "half of each"
-    );
+    assert!(o.check_crash(&c, o.length(), Floor::Flushed).is_err(), "half of each");
 }
 
 #[test]
@@ -97,8 +82,7 @@ fn three_writes_in_a_circle_have_no_order() {
     apply(&mut c, 0, &a);
     apply(&mut c, BLOCK, &b);
     apply(&mut c, 2 * BLOCK, &d);
-    o.check_crash(&c, o.length(), Floor::Flushed)
-        .expect("a line");
+    o.check_crash(&c, o.length(), Floor::Flushed).expect("a line");
     // b over a at 1, e over b at 2, a over e at 0: a < b < e < a.
     apply(&mut c, 0, &a[..4096]);
     apply(&mut c, BLOCK, &b[..4096]);
@@ -114,16 +98,11 @@ fn discards_are_zeros_and_untouched_blocks_stay() {
     let d = o.discard(BLOCK, BLOCK, false);
     o.answered(d, true);
     let mut c = vec![0; 8 * BLOCK as usize];
-    o.check_crash(&c, o.length(), Floor::Flushed)
-        .expect("nothing was promised");
+    o.check_crash(&c, o.length(), Floor::Flushed).expect("nothing was promised");
     apply(&mut c, 0, &data);
-    assert!(
-        o.check_crash(&c, o.length(), Floor::Acknowledged).is_err(),
-        "the discard is lost"
-    );
+    assert!(o.check_crash(&c, o.length(), Floor::Acknowledged).is_err(), "the discard is lost");
     apply(&mut c, BLOCK, &[0; 4096]);
-    o.check_crash(&c, o.length(), Floor::Acknowledged)
-        .expect("both");
+    o.check_crash(&c, o.length(), Floor::Acknowledged).expect("both");
     c[6 * 4096] = 1;
     assert!(message(o.check_crash(&c, o.length(), Floor::Flushed)).contains("none"));
 }
@@ -138,13 +117,9 @@ fn unaligned_writes_are_judged_by_the_byte() {
     apply(&mut c, 100, &da);
     o.check_crash(&c, o.length(), Floor::Flushed).expect("a");
     apply(&mut c, 3000, &db);
-    o.check_crash(&c, o.length(), Floor::Flushed)
-        .expect("a and b");
+    o.check_crash(&c, o.length(), Floor::Flushed).expect("a and b");
     apply(&mut c, 100, &da);
-    assert!(
-        o.check_crash(&c, o.length(), Floor::Flushed).is_err(),
-        "b's tail over a"
-    );
+    assert!(o.check_crash(&c, o.length(), Floor::Flushed).is_err(), "b's tail over a");
 }
 
 #[test]
@@ -153,14 +128,12 @@ fn reads_are_never_stale() {
     let (a, da) = o.write(0, BLOCK, false);
     let early = o.read();
     o.answered(a, true);
-    o.check_read(early, 0, &[0; 4096])
-        .expect("submitted before the acknowledgement");
+    o.check_read(early, 0, &[0; 4096]).expect("submitted before the acknowledgement");
     let late = o.read();
     assert!(message(o.check_read(late, 0, &[0; 4096])).contains("after write"));
     o.check_read(late, 0, &da).expect("new");
     let (_, db) = o.write(0, BLOCK, false);
-    o.check_read(late, 0, &db)
-        .expect("not acknowledged, but submitted");
+    o.check_read(late, 0, &db).expect("not acknowledged, but submitted");
 }
 
 #[test]
@@ -176,8 +149,5 @@ fn the_next_life_stands_on_what_was_read() {
     apply(&mut c, BLOCK, &db);
     o.check_crash(&c, o.length(), Floor::Flushed).expect("both");
     c[..4096].fill(0);
-    assert!(
-        o.check_crash(&c, o.length(), Floor::Flushed).is_err(),
-        "what was read is lost"
-    );
+    assert!(o.check_crash(&c, o.length(), Floor::Flushed).is_err(), "what was read is lost");
 }

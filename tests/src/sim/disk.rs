@@ -91,13 +91,8 @@ impl Change {
     /// The change of the pages that makes `before` into `after`, for a torn write that stays in
     /// the volatile cache.
     fn difference(&self, after: &Image) -> Change {
-        let pages = (0..self.pages.len())
-            .map(|i| after.page(self.first + i).cloned())
-            .collect();
-        Change {
-            first: self.first,
-            pages,
-        }
+        let pages = (0..self.pages.len()).map(|i| after.page(self.first + i).cloned()).collect();
+        Change { first: self.first, pages }
     }
 }
 
@@ -177,11 +172,7 @@ impl DiskImage {
     /// A number that tells contents apart.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        crate::rng::hash(&[
-            self.medium.digest(),
-            self.view().digest(),
-            self.volatile.len() as u64,
-        ])
+        crate::rng::hash(&[self.medium.digest(), self.view().digest(), self.volatile.len() as u64])
     }
 
     /// Power is cut.
@@ -212,12 +203,7 @@ impl DiskImage {
             }
             super::Mode::PowerNone | super::Mode::Process(_) => {}
         }
-        DiskImage {
-            medium,
-            volatile: Vec::new(),
-            inflight: Vec::new(),
-            ..self.clone_head()
-        }
+        DiskImage { medium, volatile: Vec::new(), inflight: Vec::new(), ..self.clone_head() }
     }
 
     /// The process is killed; what it had in flight ends before anybody else comes.
@@ -280,11 +266,7 @@ pub(super) struct DiskState {
 
 impl DiskState {
     pub(super) fn new(from: &DiskImage) -> DiskState {
-        let numbered = from
-            .volatile
-            .iter()
-            .enumerate()
-            .map(|(i, c)| (i as u64, Rc::clone(c)));
+        let numbered = from.volatile.iter().enumerate().map(|(i, c)| (i as u64, Rc::clone(c)));
         DiskState {
             id: from.id,
             path: from.path.clone(),
@@ -342,8 +324,7 @@ impl DiskState {
         self.inflight.retain(|(m, _)| *m != n);
         change.apply_by_chance(&mut self.view, rng);
         let done = self.number();
-        self.volatile
-            .push((done, Rc::new(change.difference(&self.view))));
+        self.volatile.push((done, Rc::new(change.difference(&self.view))));
     }
 
     fn flushed(&mut self, mark: u64) {
@@ -397,22 +378,10 @@ impl DiskState {
 }
 
 enum Kind {
-    Read {
-        at: u64,
-        buf: Buf,
-    },
-    Write {
-        n: u64,
-        change: Rc<Change>,
-        segs: Segs,
-    },
-    Discard {
-        n: u64,
-        change: Rc<Change>,
-    },
-    Flush {
-        mark: u64,
-    },
+    Read { at: u64, buf: Buf },
+    Write { n: u64, change: Rc<Change>, segs: Segs },
+    Discard { n: u64, change: Rc<Change> },
+    Flush { mark: u64 },
 }
 
 /// An operation that was issued: it owns its buffers whether anybody still waits or not.
@@ -566,14 +535,7 @@ impl SimDisk {
         let slot = Rc::new(Slot::default());
         if self.sim.event() {
             let kind = kind(&mut self.sim.disk(self.index), &mut self.sim.rng());
-            self.sim.issue(
-                Op {
-                    disk: self.index,
-                    kind,
-                    slot: Rc::clone(&slot),
-                },
-                self.index,
-            );
+            self.sim.issue(Op { disk: self.index, kind, slot: Rc::clone(&slot) }, self.index);
         }
         Wait(slot)
     }
@@ -582,11 +544,7 @@ impl SimDisk {
 impl Disk for SimDisk {
     fn facts(&self) -> DiskFacts {
         let disk = self.sim.disk(self.index);
-        DiskFacts {
-            path: disk.path.clone(),
-            bytes: disk.bytes,
-            is_file: true,
-        }
+        DiskFacts { path: disk.path.clone(), bytes: disk.bytes, is_file: true }
     }
 
     fn read(
@@ -616,10 +574,7 @@ impl Disk for SimDisk {
                 [one] => pages_of(one),
                 many => pages_of(&many.iter().map(|s| &s[..]).collect::<Vec<_>>().concat()),
             };
-            let (n, change) = disk.begin(Change {
-                first: at as usize / PAGE,
-                pages,
-            });
+            let (n, change) = disk.begin(Change { first: at as usize / PAGE, pages });
             Kind::Write { n, change, segs }
         });
         async move { wait.await.0 }

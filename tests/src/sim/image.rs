@@ -26,14 +26,9 @@ impl Image {
     /// `bytes` zeros (rounded up to whole pages).
     #[must_use]
     pub fn zeros(bytes: u64) -> Image {
-        let pages = usize::try_from(bytes)
-            .expect("an image fits the memory")
-            .div_ceil(PAGE);
+        let pages = usize::try_from(bytes).expect("an image fits the memory").div_ceil(PAGE);
         let empty: Leaf = Rc::new([const { None }; LEAF]);
-        Image {
-            leaves: vec![empty; pages.div_ceil(LEAF)],
-            pages,
-        }
+        Image { leaves: vec![empty; pages.div_ceil(LEAF)], pages }
     }
 
     /// Number of pages.
@@ -112,11 +107,7 @@ pub fn pages_of(bytes: &[u8]) -> Vec<Option<Page>> {
         .chunks_exact(PAGE)
         .map(|c| {
             let page: &[u8; PAGE] = c.try_into().expect("a whole page");
-            if page.iter().all(|b| *b == 0) {
-                None
-            } else {
-                Some(Rc::new(*page))
-            }
+            if page.iter().all(|b| *b == 0) { None } else { Some(Rc::new(*page)) }
         })
         .collect()
 }

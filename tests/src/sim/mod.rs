@@ -62,10 +62,7 @@ impl fmt::Display for Mode {
 impl FromStr for Mode {
     type Err = String;
     fn from_str(text: &str) -> Result<Mode, String> {
-        let seed = |s: &str| {
-            s.parse::<u64>()
-                .map_err(|e| format!("`{s}` is no seed: {e}"))
-        };
+        let seed = |s: &str| s.parse::<u64>().map_err(|e| format!("`{s}` is no seed: {e}"));
         match text.split(':').collect::<Vec<_>>()[..] {
             ["process"] => Ok(Mode::Process(0)),
             ["process", s] => Ok(Mode::Process(seed(s)?)),
@@ -132,21 +129,13 @@ impl Snapshot {
                 ring.write(cut.at as u64, &cut.bytes[..done]);
             }
             Survivors {
-                disks: self
-                    .disks
-                    .iter()
-                    .map(|d| d.after_process_death(seed))
-                    .collect(),
+                disks: self.disks.iter().map(|d| d.after_process_death(seed)).collect(),
                 rings,
                 boot: self.boot,
             }
         } else {
             Survivors {
-                disks: self
-                    .disks
-                    .iter()
-                    .map(|d| d.after_power_loss(mode))
-                    .collect(),
+                disks: self.disks.iter().map(|d| d.after_power_loss(mode)).collect(),
                 rings: BTreeMap::new(),
                 boot: self.boot + 1,
             }
@@ -157,11 +146,7 @@ impl Snapshot {
     #[must_use]
     pub fn leave(&self) -> Survivors {
         let disks = self.disks.iter().map(|d| (**d).clone()).collect();
-        Survivors {
-            disks,
-            rings: self.rings.clone(),
-            boot: self.boot,
-        }
+        Survivors { disks, rings: self.rings.clone(), boot: self.boot }
     }
 
     /// A number that tells states apart.
@@ -191,27 +176,14 @@ impl Survivors {
     #[must_use]
     pub fn new(disks: usize, bytes: u64) -> Survivors {
         let disks = (0..disks).map(|id| DiskImage::empty(id, bytes)).collect();
-        Survivors {
-            disks,
-            rings: BTreeMap::new(),
-            boot: 1,
-        }
+        Survivors { disks, rings: BTreeMap::new(), boot: 1 }
     }
 
     /// The same without some disks.
     #[must_use]
     pub fn without(&self, lost: &[usize]) -> Survivors {
-        let disks = self
-            .disks
-            .iter()
-            .filter(|d| !lost.contains(&d.id))
-            .cloned()
-            .collect();
-        Survivors {
-            disks,
-            rings: self.rings.clone(),
-            boot: self.boot,
-        }
+        let disks = self.disks.iter().filter(|d| !lost.contains(&d.id)).cloned().collect();
+        Survivors { disks, rings: self.rings.clone(), boot: self.boot }
     }
 
     /// The same in another order of the disks.

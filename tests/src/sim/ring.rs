@@ -22,12 +22,7 @@ pub(super) struct RingState {
 impl RingState {
     pub(super) fn new(id: u128, image: Image) -> RingState {
         let bytes = image.pages() * super::PAGE;
-        RingState {
-            id,
-            bytes,
-            memory: OnceCell::new(),
-            survivor: RefCell::new(image),
-        }
+        RingState { id, bytes, memory: OnceCell::new(), survivor: RefCell::new(image) }
     }
 
     pub(super) fn image(&self) -> Image {
@@ -83,11 +78,7 @@ impl RingMem for SimRing {
 
     fn store(&self, at: usize, bytes: &[u8]) {
         let p = self.pointer(at, bytes.len());
-        if self.sim.ring_event(|| Store {
-            ring: self.state.id,
-            at,
-            bytes: bytes.into(),
-        }) {
+        if self.sim.ring_event(|| Store { ring: self.state.id, at, bytes: bytes.into() }) {
             self.state.survivor.borrow_mut().write(at as u64, bytes);
         }
         // SAFETY: p is valid for that many bytes (pointer asserts it); no reference to the range
@@ -99,10 +90,7 @@ impl RingMem for SimRing {
         assert!(at.is_multiple_of(8), "an unaligned 8-byte store at {at}");
         let p = self.pointer(at, 8);
         if self.sim.event() {
-            self.state
-                .survivor
-                .borrow_mut()
-                .write(at as u64, &value.to_le_bytes());
+            self.state.survivor.borrow_mut().write(at as u64, &value.to_le_bytes());
         }
         // SAFETY: as in `store`; the memory is aligned to 4096 and at to 8.
         unsafe { p.cast::<u64>().write(value.to_le()) }

@@ -47,21 +47,14 @@ fn only_flushed_writes_survive_the_worst_power_loss() {
     assert_eq!(first(&process), [1, 2, 3, 4]);
     let next = Simulation::new(2, &process);
     let lost = next.snapshot().survive(Mode::PowerNone);
-    assert_eq!(
-        first(&lost),
-        [1, 2, 0, 0],
-        "the death of a process flushes nothing"
-    );
+    assert_eq!(first(&lost), [1, 2, 0, 0], "the death of a process flushes nothing");
 }
 
 #[test]
 fn torn_writes_are_torn_at_sectors() {
     let sim = one_disk(1);
     let disk = sim.disks()[0].clone();
-    sim.run(LIMIT, async move {
-        disk.write(0, page(9)).await.expect("written")
-    })
-    .expect("ends");
+    sim.run(LIMIT, async move { disk.write(0, page(9)).await.expect("written") }).expect("ends");
     let mut torn = 0;
     for seed in 0..200 {
         let s = sim.snapshot().survive(Mode::PowerTorn(seed));
@@ -100,12 +93,7 @@ fn a_crash_state_is_the_same_kept_or_reached() {
         let sim = one_disk(3);
         sim.crash_at(shot.event);
         assert_eq!(job(&sim), Err(Stop::Crash));
-        assert_eq!(
-            sim.snapshot().digest(),
-            shot.digest(),
-            "event {}",
-            shot.event
-        );
+        assert_eq!(sim.snapshot().digest(), shot.digest(), "event {}", shot.event);
         for mode in [Mode::Process(4), Mode::PowerTorn(4)] {
             let (a, b) = (sim.snapshot().survive(mode), shot.survive(mode));
             let digest = |s: &Survivors| {
@@ -119,11 +107,7 @@ fn a_crash_state_is_the_same_kept_or_reached() {
     other.record();
     job(&other).expect("ends");
     let digests = |s: &[Snapshot]| s.iter().map(Snapshot::digest).collect::<Vec<_>>();
-    assert_ne!(
-        digests(&other.recorded()),
-        digests(&shots),
-        "another seed, another order"
-    );
+    assert_ne!(digests(&other.recorded()), digests(&shots), "another seed, another order");
 }
 
 #[test]
@@ -138,23 +122,13 @@ fn a_ring_survives_the_process_and_not_the_power() {
     })
     .expect("ends");
     let kept = Simulation::new(2, &sim.snapshot().survive(Mode::Process(0)));
-    let ring = kept
-        .world()
-        .open_ring(7)
-        .expect("no error")
-        .expect("it is there");
-    assert_eq!(
-        (ring.load_u64(0), &ring.slice(8, 5)[..]),
-        (5, &b"hello"[..])
-    );
+    let ring = kept.world().open_ring(7).expect("no error").expect("it is there");
+    assert_eq!((ring.load_u64(0), &ring.slice(8, 5)[..]), (5, &b"hello"[..]));
     assert_eq!(kept.world().identity(), sim.world().identity());
     let cold = Simulation::new(2, &sim.snapshot().survive(Mode::PowerAll));
     assert!(cold.world().open_ring(7).expect("no error").is_none());
     assert_ne!(cold.world().identity().boot, sim.world().identity().boot);
-    assert_eq!(
-        cold.world().identity().run_dir,
-        sim.world().identity().run_dir
-    );
+    assert_eq!(cold.world().identity().run_dir, sim.world().identity().run_dir);
 }
 
 #[test]
@@ -202,9 +176,7 @@ fn deadlocks_and_endless_runs_are_reported() {
         world.spawn("waits for nobody", async move { s.wait().await });
         signal.wait().await;
     });
-    let Err(Stop::Deadlock(text)) = end else {
-        panic!("{end:?}")
-    };
+    let Err(Stop::Deadlock(text)) = end else { panic!("{end:?}") };
     assert!(text.contains("waits for nobody"), "{text}");
 
     let sim = one_disk(1);
@@ -260,8 +232,7 @@ fn tasks_end_with_their_world_unrun() {
         w.sleep(Duration::from_secs(1)).await;
         ear.borrow_mut().push("ran");
     });
-    sim.run(LIMIT, async move { disk.flush().await.expect("flushed") })
-        .expect("ends");
+    sim.run(LIMIT, async move { disk.flush().await.expect("flushed") }).expect("ends");
     drop(world);
     drop(sim);
     assert_eq!(*heard.borrow(), ["dropped"]);

@@ -41,10 +41,7 @@ impl Wake for TaskWaker {
     }
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::Relaxed) {
-            self.ready
-                .lock()
-                .expect("nobody panics with it")
-                .push(self.id);
+            self.ready.lock().expect("nobody panics with it").push(self.id);
         }
     }
 }
@@ -126,22 +123,13 @@ impl Sim {
             self.dead.set(true);
         } else if self.record.borrow().is_some() {
             let shot = self.snapshot(number, store());
-            self.record
-                .borrow_mut()
-                .as_mut()
-                .expect("it records")
-                .push(shot);
+            self.record.borrow_mut().as_mut().expect("it records").push(shot);
         }
         !last
     }
 
     fn snapshot(&self, event: u64, cut: Option<Store>) -> Snapshot {
-        let rings = self
-            .rings
-            .borrow()
-            .iter()
-            .map(|(id, r)| (*id, r.image()))
-            .collect();
+        let rings = self.rings.borrow().iter().map(|(id, r)| (*id, r.image())).collect();
         Snapshot {
             event,
             mark: self.mark.get(),
@@ -179,11 +167,7 @@ impl Sim {
     fn spawn(&self, name: &'static str, future: Pin<Box<dyn Future<Output = ()>>>) {
         let id = self.tasks.borrow().len();
         let ready = Arc::clone(&self.ready);
-        let wake = Arc::new(TaskWaker {
-            id,
-            queued: AtomicBool::new(false),
-            ready,
-        });
+        let wake = Arc::new(TaskWaker { id, queued: AtomicBool::new(false), ready });
         self.tasks.borrow_mut().push(Task {
             name,
             future: Some(future),
@@ -209,14 +193,10 @@ impl Sim {
             (task.future.take(), Arc::clone(&task.wake))
         };
         wake.queued.store(false, Ordering::Relaxed);
-        self.now
-            .set(self.now.get() + 1000 * (1 + self.rng().below(6)));
+        self.now.set(self.now.get() + 1000 * (1 + self.rng().below(6)));
         if let Some(mut future) = future {
             let waker = Waker::from(wake);
-            if future
-                .as_mut()
-                .poll(&mut Context::from_waker(&waker))
-                .is_pending()
+            if future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
                 && let Some(task) = self.tasks.borrow_mut().get_mut(id)
             {
                 task.future = Some(future);
@@ -263,10 +243,7 @@ impl Sim {
             .map(|(i, t)| format!("{}#{i} ({} polls)", t.name, t.polls))
             .collect();
         let hung = self.hung.borrow().len();
-        format!(
-            "tasks that wait: {}; {hung} operations hang",
-            alive.join(", ")
-        )
+        format!("tasks that wait: {}; {hung} operations hang", alive.join(", "))
     }
 
     /// Drops everything that is under way, unrun.
@@ -317,11 +294,7 @@ impl Simulation {
                 due: RefCell::new(BTreeMap::new()),
                 due_number: Cell::new(0),
                 hung: RefCell::new(Vec::new()),
-                disks: from
-                    .disks
-                    .iter()
-                    .map(|d| RefCell::new(DiskState::new(d)))
-                    .collect(),
+                disks: from.disks.iter().map(|d| RefCell::new(DiskState::new(d))).collect(),
                 rings: RefCell::new(rings),
                 boot: from.boot,
                 cut: RefCell::new(None),
@@ -340,9 +313,7 @@ impl Simulation {
     /// The disks, in the order of the survivors.
     #[must_use]
     pub fn disks(&self) -> Vec<SimDisk> {
-        (0..self.sim().disks.len())
-            .map(|i| SimDisk::new(Rc::clone(&self.world.0), i))
-            .collect()
+        (0..self.sim().disks.len()).map(|i| SimDisk::new(Rc::clone(&self.world.0), i)).collect()
     }
 
     fn sim(&self) -> &Sim {
@@ -389,11 +360,7 @@ impl Simulation {
     /// Bytes and operations of each disk.
     #[must_use]
     pub fn counters(&self) -> Vec<Counters> {
-        self.sim()
-            .disks
-            .iter()
-            .map(|d| d.borrow().counters())
-            .collect()
+        self.sim().disks.iter().map(|d| d.borrow().counters()).collect()
     }
 
     /// Runs `main` to its end, and all other tasks beside it.
@@ -409,10 +376,7 @@ impl Simulation {
         let sim = self.sim();
         let out = Rc::new(RefCell::new(None));
         let result = Rc::clone(&out);
-        sim.spawn(
-            "main",
-            Box::pin(async move { *result.borrow_mut() = Some(main.await) }),
-        );
+        sim.spawn("main", Box::pin(async move { *result.borrow_mut() = Some(main.await) }));
         let deadline = sim.now.get().saturating_add(limit.as_nanos() as u64);
         loop {
             if let Some(text) = sim.violation.borrow_mut().take() {
@@ -443,24 +407,14 @@ impl Drop for Simulation {
 impl SimWorld {
     /// Breaks (or mends) a disk from now on.
     pub fn set_fault(&self, disk: usize, fault: Option<Fault>) {
-        for d in self
-            .0
-            .disks
-            .iter()
-            .filter(|d| d.borrow().image_id() == disk)
-        {
+        for d in self.0.disks.iter().filter(|d| d.borrow().image_id() == disk) {
             d.borrow_mut().set_fault(fault);
         }
     }
 
     /// The next read of a disk fails, once.
     pub fn add_bad_read(&self, disk: usize) {
-        for d in self
-            .0
-            .disks
-            .iter()
-            .filter(|d| d.borrow().image_id() == disk)
-        {
+        for d in self.0.disks.iter().filter(|d| d.borrow().image_id() == disk) {
             d.borrow_mut().add_bad_read();
         }
     }
@@ -519,11 +473,7 @@ impl World for SimWorld {
         let slot = Rc::new(TimerSlot::default());
         let when = self.0.now.get().saturating_add(d.as_nanos() as u64);
         let key = self.0.at(when, Due::Timer(Rc::clone(&slot)));
-        Sleep {
-            sim: Rc::clone(&self.0),
-            slot,
-            key,
-        }
+        Sleep { sim: Rc::clone(&self.0), slot, key }
     }
 
     fn random(&self) -> u64 {
@@ -536,10 +486,7 @@ impl World for SimWorld {
 
     fn identity(&self) -> RunIdentity {
         let boot = u128::from(mix(self.0.boot + 77)) << 64 | u128::from(self.0.boot);
-        RunIdentity {
-            boot,
-            run_dir: 0x5eed_0000_0000_0000_0000_0000_0000_0001,
-        }
+        RunIdentity { boot, run_dir: 0x5eed_0000_0000_0000_0000_0000_0000_0001 }
     }
 
     fn open_ring(&self, id: u128) -> io::Result<Option<SimRing>> {
