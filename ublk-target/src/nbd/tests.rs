@@ -29,7 +29,7 @@ struct Ram {
 
 impl Ram {
     async fn dawdle(&self) {
-        if self.world.random() % 4 == 0 {
+        if self.world.random().is_multiple_of(4) {
             self.world.sleep(Duration::from_micros(self.world.random() % 2000)).await;
         }
     }
