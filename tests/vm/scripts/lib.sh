@@ -100,12 +100,12 @@ until_true() { # until_true SECONDS COMMAND...
 summary() {
 	local i next
 	step_starts+=("$(now)")
-	printf '\n%s\n' '----------------------------------------------------------------------'
+	printf '\n%s\n' '---------------------------------------------------------------------------'
 	for ((i = 0; i < step_number; i++)); do
 		next=$(awk -v a="${step_starts[i]}" -v b="${step_starts[i + 1]}" 'BEGIN { printf "%.1f", b - a }')
-		printf '%2d. %-58s %6s s\n' $((i + 1)) "${step_titles[i]}" "$next"
+		printf '%2d. %-62s %6s s\n' $((i + 1)) "${step_titles[i]}" "$next"
 	done
-	printf '%s\n' '----------------------------------------------------------------------'
+	printf '%s\n' '---------------------------------------------------------------------------'
 	printf '%s\n%d checks held, in %s s.\n' "$1" "$checks" "$(since "$story_began")"
 }
 
