@@ -24,12 +24,13 @@ pub fn run(args: &CreateArgs) -> Outcome {
     if let Some(bytes) = args.file_size {
         made.make(&args.disks, bytes, args.dry_run)?;
     }
-    let there: Vec<&Path> = args.disks.iter().map(|d| &**d).filter(|d| !made.is_new(d)).collect();
-    let identities: Result<Vec<_>, _> = there.iter().map(|d| probe::identify(d)).collect();
-    let pairs = there.iter().copied().zip(identities.map_err(|e| hint(e, args))?);
-    probe::check_distinct(pairs)?;
+    let mut there = Vec::new();
+    for disk in args.disks.iter().filter(|d| !(args.dry_run && made.is_new(d))) {
+        there.push((&**disk, probe::identify(disk).map_err(|e| hint(e, args))?));
+    }
+    probe::check_distinct(there.iter().copied())?;
     if !args.force {
-        there.iter().try_for_each(|d| check_free(d))?;
+        there.iter().filter(|(d, _)| !made.is_new(d)).try_for_each(|(d, _)| check_free(d))?;
     }
     if args.dry_run {
         return dry_run(args, &options);
@@ -236,11 +237,11 @@ impl MadeFiles {
     fn make(&mut self, disks: &[PathBuf], bytes: u64, dry: bool) -> Result<(), Failure> {
         self.real = !dry;
         for disk in disks {
-            if disk.exists() {
-                continue;
-            }
             if self.is_new(disk) {
                 return Err(Failure::new(12, format!("{} is given twice.", disk.display())));
+            }
+            if disk.exists() {
+                continue;
             }
             if dry {
                 self.files.push(disk.clone());
@@ -257,7 +258,8 @@ impl MadeFiles {
     }
 
     fn is_new(&self, disk: &Path) -> bool {
-        self.files.iter().any(|f| f == disk)
+        let disk = place::absolute(disk);
+        self.files.iter().any(|f| place::absolute(f) == disk)
     }
 
     fn keep(&mut self) {

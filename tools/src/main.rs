@@ -54,12 +54,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints to standard output; a reader that has gone away is no error.
-fn print(text: &str) {
+/// Prints to standard output; a reader that has gone away is no error. Whether it is still there.
+fn print(text: &str) -> bool {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n"));
-    let _ = out.flush();
+    let done = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n"));
+    done.and_then(|()| out.flush()).is_ok()
 }
 
 /// What a call to the daemon of `name` went wrong with.

@@ -31,11 +31,8 @@ pub fn run(args: &StatusArgs) -> Outcome {
             }
             None => all(args.json)?,
         };
-        if args.watch && !args.json {
-            print("\x1b[H\x1b[2J");
-        }
-        print(&text);
-        if !args.watch {
+        let clear = if args.watch && !args.json { "\x1b[H\x1b[2J" } else { "" };
+        if !print(&format!("{clear}{text}")) || !args.watch {
             return Ok(0);
         }
         std::thread::sleep(std::time::Duration::from_secs(1));
