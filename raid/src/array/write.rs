@@ -100,8 +100,7 @@ impl<W: World> Array<W> {
             self.merge(at, &data, first, last, &merged).await?
         };
 
-        // 3. Whole stripes. The horizon is fixed now: their content is what was gathered.
-        let horizon = self.0.journal.last_lsn();
+        // 3. Whole stripes.
         let placed: Vec<(Slot, Slice)> = pieces
             .iter()
             .filter(|p| p.is_whole(g))
@@ -115,6 +114,9 @@ impl<W: World> Array<W> {
         }
 
         // 4. Parts into the ring. 5. Append. Nothing else runs from here to the acknowledgement.
+        // All content is the request's own, so it comes after every Write so far: a horizon of an
+        // earlier moment would let an overlapping write win in one stripe and lose in the next.
+        let horizon = self.0.journal.last_lsn();
         let mut placed = placed.into_iter().zip(crcs);
         let mut items = Vec::with_capacity(pieces.len());
         let mut places: Vec<Vec<Place>> = Vec::with_capacity(pieces.len());
