@@ -91,9 +91,7 @@ fn finish(
             let text = format!("{} is held by another process.", path.display());
             Err(ArrayError::new(ErrorKind::Held, text))
         }
-        (true, None) => {
-            Err(ArrayError::new(ErrorKind::TooFew, "None of the disks can be opened."))
-        }
+        (true, None) => Err(ArrayError::new(ErrorKind::TooFew, "None of the disks can be opened.")),
         _ => {
             for path in &held {
                 teller.note(&format!(

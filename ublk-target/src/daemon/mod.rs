@@ -120,7 +120,9 @@ pub fn run(config: DaemonConfig, ready: impl FnOnce(Result<String, ArrayError>))
             ready(told);
             code
         }
-        Ok(process::Half::Daemon(to)) => std::process::exit(serve(&config, Teller::pipe(to)).into()),
+        Ok(process::Half::Daemon(to)) => {
+            std::process::exit(serve(&config, Teller::pipe(to)).into())
+        }
         Err(e) => {
             ready(Err(failed(format!("The daemon cannot go into the background: {e}."))));
             ErrorKind::Failed.exit_code()
@@ -298,4 +300,3 @@ pub(crate) async fn within<F: std::future::Future>(
     })
     .await
 }
-

@@ -107,7 +107,15 @@ fn kind_of(code: u8) -> ErrorKind {
         Unsupported, Usage,
     };
     let all = [
-        Usage, TooFew, Disagree, Foreign, Held, LogDamaged, TooSmall, Occupied, Unsupported,
+        Usage,
+        TooFew,
+        Disagree,
+        Foreign,
+        Held,
+        LogDamaged,
+        TooSmall,
+        Occupied,
+        Unsupported,
         NoUblk,
     ];
     all.into_iter().find(|k| k.exit_code() == code).unwrap_or(Failed)

@@ -221,37 +221,26 @@ impl Control {
     }
 
     /// What the device `id` is, if it bears the tag of this array.
-    pub fn look(
-        &self,
-        id: u32,
-        uuid: u128,
-    ) -> Call<Option<Found>> {
+    pub fn look(&self, id: u32, uuid: u128) -> Call<Option<Found>> {
         self.call(move |_| Ok(look(id, uuid)))
     }
 
     /// All devices that bear the tag of this array.
-    pub fn search(
-        &self,
-        uuid: u128,
-    ) -> Call<Vec<(u32, Found)>> {
+    pub fn search(&self, uuid: u128) -> Call<Vec<(u32, Found)>> {
         self.call(move |_| {
             let names = match std::fs::read_dir("/sys/class/ublk-char") {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
                 other => other?,
             };
-            let ids = names.flatten().filter_map(|n| {
-                n.file_name().to_str()?.strip_prefix("ublkc")?.parse::<u32>().ok()
-            });
+            let ids = names
+                .flatten()
+                .filter_map(|n| n.file_name().to_str()?.strip_prefix("ublkc")?.parse::<u32>().ok());
             Ok(ids.filter_map(|id| Some((id, look(id, uuid)?))).collect())
         })
     }
 
     /// Adds a device, not yet started.
-    pub fn add(
-        &self,
-        uuid: u128,
-        params: DeviceParams,
-    ) -> Call<Device> {
+    pub fn add(&self, uuid: u128, params: DeviceParams) -> Call<Device> {
         self.call(move |slot| {
             let wish = sys::UBLK_F_USER_RECOVERY
                 | sys::UBLK_F_USER_RECOVERY_REISSUE
@@ -331,11 +320,12 @@ impl Control {
         })
     }
 
-    /// Deletes the device, once it is stopped and its queue is gone.
+    /// Deletes the device, once it is stopped and its queue is gone. Who still has it open keeps
+    /// a dead one; on kernels before 6.9 that is waited for.
     pub fn delete_device(&self) -> Call<()> {
         self.call(|slot| {
             let ctrl = slot.take().ok_or(io::ErrorKind::NotFound)?;
-            outcome(ctrl.del_dev())
+            outcome(ctrl.del_dev_async()).or_else(|_| outcome(ctrl.del_dev()))
         })
     }
 
@@ -345,7 +335,7 @@ impl Control {
             let ctrl = simple(id)?;
             // Without effect on one that was never started.
             let _ = ctrl.kill_dev();
-            outcome(ctrl.del_dev_async())
+            outcome(ctrl.del_dev_async()).or_else(|_| outcome(ctrl.del_dev()))
         })
     }
 

@@ -55,6 +55,10 @@ impl Request {
     /// # Errors
     /// A negative errno for what is not served here.
     pub fn decode(iod: &sys::ublksrv_io_desc, room: usize) -> Result<Request, i32> {
+        // A flush has no place: the kernel says sector -1.
+        if iod.op_flags & 0xff == sys::UBLK_IO_OP_FLUSH {
+            return Ok(Request::Flush);
+        }
         let at = iod.start_sector.checked_mul(SECTOR).ok_or(-libc::EINVAL)?;
         let len = u64::from(iod.nr_sectors) * SECTOR;
         let fits = || usize::try_from(len).ok().filter(|l| *l <= room).ok_or(-libc::EINVAL);
@@ -62,7 +66,6 @@ impl Request {
         Ok(match iod.op_flags & 0xff {
             sys::UBLK_IO_OP_READ => Request::Read { at, len: fits()? },
             sys::UBLK_IO_OP_WRITE => Request::Write { at, len: fits()?, fua },
-            sys::UBLK_IO_OP_FLUSH => Request::Flush,
             sys::UBLK_IO_OP_DISCARD => Request::Discard { at, len },
             sys::UBLK_IO_OP_WRITE_ZEROES => Request::WriteZeroes { at, len, fua },
             _ => return Err(-libc::EOPNOTSUPP),
@@ -150,7 +153,7 @@ mod tests {
         assert_eq!(d(1 | sys::UBLK_IO_F_FUA, 0, 2048), Ok(write));
         assert_eq!(d(1, 0, 2049), Err(-libc::EINVAL));
         assert_eq!(d(1, u64::MAX, 8), Err(-libc::EINVAL));
-        assert_eq!(d(2, 0, 0), Ok(Request::Flush));
+        assert_eq!(d(2, u64::MAX, 0), Ok(Request::Flush));
         let len = u64::from(u32::MAX) * 512;
         assert_eq!(d(3, 0, u32::MAX), Ok(Request::Discard { at: 0, len }));
         assert_eq!(
