@@ -55,10 +55,7 @@ pub enum Access {
 /// Whether an error of [`UringDisk::open`] says that somebody else holds the disk.
 #[must_use]
 pub fn is_held(e: &io::Error) -> bool {
-    matches!(
-        e.raw_os_error(),
-        Some(libc::EBUSY | libc::EWOULDBLOCK | libc::ETXTBSY)
-    )
+    matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EWOULDBLOCK | libc::ETXTBSY))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,11 +94,7 @@ impl UringDisk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let open = |flags: i32| {
-            let excl = if device && access == Access::ReadWrite {
-                libc::O_EXCL
-            } else {
-                0
-            };
+            let excl = if device && access == Access::ReadWrite { libc::O_EXCL } else { 0 };
             OpenOptions::new()
                 .read(true)
                 .write(access == Access::ReadWrite)
@@ -124,16 +117,8 @@ impl UringDisk {
         // Of the open file, not of the path: it may be another one by now.
         let meta = file.metadata()?;
         let device = meta.file_type().is_block_device();
-        let bytes = if device {
-            device_bytes(file.as_raw_fd())?
-        } else {
-            meta.len()
-        };
-        let id = if device {
-            (u64::MAX, meta.rdev())
-        } else {
-            (meta.dev(), meta.ino())
-        };
+        let bytes = if device { device_bytes(file.as_raw_fd())? } else { meta.len() };
+        let id = if device { (u64::MAX, meta.rdev()) } else { (meta.dev(), meta.ino()) };
         let align = if direct { alignment(&file, device) } else { 1 };
         Ok(UringDisk(Rc::new(Inner {
             file: RingFile::new(driver, OwnedFd::from(file)),
@@ -142,11 +127,7 @@ impl UringDisk {
             is_file: !device,
             direct,
             align,
-            discard: Cell::new(if device {
-                Discard::Command
-            } else {
-                Discard::Hole
-            }),
+            discard: Cell::new(if device { Discard::Command } else { Discard::Hole }),
             id,
         })))
     }
@@ -169,12 +150,12 @@ impl UringDisk {
         let driver = self.0.file.driver().clone();
         let region = driver.region_of(ptr, len);
         let build = |fd: Fd| match (region, fd) {
-            (Some(r), Fd::Fixed(f)) => opcode::ReadFixed::new(f, ptr, len as u32, r)
-                .offset(at)
-                .build(),
-            (Some(r), Fd::Plain(f)) => opcode::ReadFixed::new(f, ptr, len as u32, r)
-                .offset(at)
-                .build(),
+            (Some(r), Fd::Fixed(f)) => {
+                opcode::ReadFixed::new(f, ptr, len as u32, r).offset(at).build()
+            }
+            (Some(r), Fd::Plain(f)) => {
+                opcode::ReadFixed::new(f, ptr, len as u32, r).offset(at).build()
+            }
             (None, Fd::Fixed(f)) => opcode::Read::new(f, ptr, len as u32).offset(at).build(),
             (None, Fd::Plain(f)) => opcode::Read::new(f, ptr, len as u32).offset(at).build(),
         };
@@ -196,12 +177,12 @@ impl UringDisk {
             let (ptr, len) = (one.iov_base.cast::<u8>().cast_const(), one.iov_len);
             let region = driver.region_of(ptr, len);
             match (region, self.fd()) {
-                (Some(r), Fd::Fixed(f)) => opcode::WriteFixed::new(f, ptr, len as u32, r)
-                    .offset(at)
-                    .build(),
-                (Some(r), Fd::Plain(f)) => opcode::WriteFixed::new(f, ptr, len as u32, r)
-                    .offset(at)
-                    .build(),
+                (Some(r), Fd::Fixed(f)) => {
+                    opcode::WriteFixed::new(f, ptr, len as u32, r).offset(at).build()
+                }
+                (Some(r), Fd::Plain(f)) => {
+                    opcode::WriteFixed::new(f, ptr, len as u32, r).offset(at).build()
+                }
                 (None, Fd::Fixed(f)) => opcode::Write::new(f, ptr, len as u32).offset(at).build(),
                 (None, Fd::Plain(f)) => opcode::Write::new(f, ptr, len as u32).offset(at).build(),
             }
@@ -260,11 +241,7 @@ impl UringDisk {
 impl Disk for UringDisk {
     fn facts(&self) -> DiskFacts {
         let d = &self.0;
-        DiskFacts {
-            path: d.path.clone(),
-            bytes: d.bytes,
-            is_file: d.is_file,
-        }
+        DiskFacts { path: d.path.clone(), bytes: d.bytes, is_file: d.is_file }
     }
 
     fn read(
@@ -298,11 +275,7 @@ impl Disk for UringDisk {
         let disk = self.clone();
         let aligned =
             |s: &Slice| (s.as_ptr() as usize | s.len()).is_multiple_of(disk.0.align.max(1));
-        let segs = if segs.iter().all(aligned) {
-            segs
-        } else {
-            vec![gather(&segs)]
-        };
+        let segs = if segs.iter().all(aligned) { segs } else { vec![gather(&segs)] };
         let mut ops = Vec::with_capacity(1);
         let mut start = at;
         for pieces in Pieces::split(segs) {
@@ -316,10 +289,7 @@ impl Disk for UringDisk {
             {
                 return disk.finish_write(at, op).await;
             }
-            let all = ops
-                .into_iter()
-                .map(|(at, op)| disk.finish_write(at, op))
-                .collect();
+            let all = ops.into_iter().map(|(at, op)| disk.finish_write(at, op)).collect();
             join_all(all).await.into_iter().collect()
         }
     }
@@ -347,11 +317,7 @@ impl Disk for UringDisk {
             (how != Discard::Unsupported && len > 0).then(|| self.issue_discard(at, len, how));
         async move {
             let Some(first) = first else {
-                return if len == 0 {
-                    Ok(())
-                } else {
-                    Err(DiskError::Unsupported)
-                };
+                return if len == 0 { Ok(()) } else { Err(DiskError::Unsupported) };
             };
             let mut errno = -first.await.0;
             if how == Discard::Command && is_refusal(errno) {
@@ -371,10 +337,7 @@ impl Disk for UringDisk {
 }
 
 fn is_refusal(errno: i32) -> bool {
-    matches!(
-        errno,
-        libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENOTTY | libc::EPERM
-    )
+    matches!(errno, libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENOTTY | libc::EPERM)
 }
 
 impl UringDisk {
@@ -405,11 +368,7 @@ impl UringDisk {
     /// How much of a transfer of `n` of `asked` bytes counts, and where it then goes on: nothing
     /// of a device's short one, whole sectors of a file's.
     fn whole(&self, n: usize, asked: usize) -> usize {
-        if n < asked && !self.0.is_file {
-            0
-        } else {
-            n - n % self.0.align
-        }
+        if n < asked && !self.0.is_file { 0 } else { n - n % self.0.align }
     }
 
     fn finish_write(
@@ -465,10 +424,7 @@ impl Pieces {
             {
                 last.iov_len += s.len();
             } else if !s.is_empty() {
-                iov.push(libc::iovec {
-                    iov_base: s.as_ptr().cast_mut().cast(),
-                    iov_len: s.len(),
-                });
+                iov.push(libc::iovec { iov_base: s.as_ptr().cast_mut().cast(), iov_len: s.len() });
             }
         }
         Pieces { iov, segs }
@@ -562,8 +518,5 @@ fn alignment(file: &File, device: bool) -> usize {
     if device && unsafe { libc::ioctl(file.as_raw_fd(), BLKSSZGET as _, &raw mut sector) } != 0 {
         sector = 512;
     }
-    usize::try_from(sector)
-        .unwrap_or(512)
-        .next_power_of_two()
-        .clamp(512, 4096)
+    usize::try_from(sector).unwrap_or(512).next_power_of_two().clamp(512, 4096)
 }

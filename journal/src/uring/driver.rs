@@ -34,15 +34,8 @@ pub const OURS: u64 = 3 << 62;
 
 enum State {
     Free,
-    Waiting {
-        waker: Option<Waker>,
-        keep: Box<dyn Any>,
-        orphan: bool,
-    },
-    Done {
-        result: i32,
-        keep: Box<dyn Any>,
-    },
+    Waiting { waker: Option<Waker>, keep: Box<dyn Any>, orphan: bool },
+    Done { result: i32, keep: Box<dyn Any> },
 }
 
 struct Slot {
@@ -62,9 +55,7 @@ impl Slab {
     /// The slot that this names, unless it has another user by now.
     fn slot(&mut self, user_data: u64) -> Option<&mut Slot> {
         let generation = (user_data >> 32) as u32 & GENERATION;
-        self.slots
-            .get_mut(user_data as u32 as usize)
-            .filter(|s| s.generation == generation)
+        self.slots.get_mut(user_data as u32 as usize).filter(|s| s.generation == generation)
     }
 }
 
@@ -113,29 +104,17 @@ impl Driver {
     pub unsafe fn submit<K: Any>(&self, entry: squeue::Entry, keep: K) -> Op<K> {
         let mut slab = self.0.slab.borrow_mut();
         let index = slab.free.pop().unwrap_or_else(|| {
-            slab.slots.push(Slot {
-                generation: 0,
-                state: State::Free,
-            });
+            slab.slots.push(Slot { generation: 0, state: State::Free });
             (slab.slots.len() - 1) as u32
         });
         let slot = &mut slab.slots[index as usize];
         slot.generation = (slot.generation + 1) & GENERATION;
-        slot.state = State::Waiting {
-            waker: None,
-            keep: Box::new(keep),
-            orphan: false,
-        };
+        slot.state = State::Waiting { waker: None, keep: Box::new(keep), orphan: false };
         let user_data = OURS | u64::from(slot.generation) << 32 | u64::from(index);
         drop(slab);
         self.0.inflight.set(self.0.inflight.get() + 1);
         self.push(entry.user_data(user_data));
-        Op {
-            driver: self.clone(),
-            user_data,
-            taken: false,
-            _keep: PhantomData,
-        }
+        Op { driver: self.clone(), user_data, taken: false, _keep: PhantomData }
     }
 
     fn push(&self, entry: squeue::Entry) {
@@ -192,11 +171,7 @@ impl Driver {
             return false;
         };
         match std::mem::replace(&mut slot.state, State::Free) {
-            State::Waiting {
-                waker,
-                keep,
-                orphan: false,
-            } => {
+            State::Waiting { waker, keep, orphan: false } => {
                 slot.state = State::Done { result, keep };
                 drop(slab);
                 self.0.inflight.set(self.0.inflight.get() - 1);
@@ -254,9 +229,8 @@ impl Driver {
         mut buf: Buf,
     ) -> impl Future<Output = (io::Result<usize>, Buf)> + 'static {
         let len = buf.len().min(1 << 30) as u32;
-        let entry = opcode::Read::new(types::Fd(fd), buf.as_mut_ptr(), len)
-            .offset(u64::MAX)
-            .build();
+        let entry =
+            opcode::Read::new(types::Fd(fd), buf.as_mut_ptr(), len).offset(u64::MAX).build();
         // SAFETY: the buffer and the descriptor's owner are kept.
         let op = unsafe { self.submit(entry, (buf, keep)) };
         async move {
@@ -319,18 +293,12 @@ impl<K: Any> Future for Op<K> {
                 slab.free.push(index);
                 drop(slab);
                 self.taken = true;
-                let keep = keep
-                    .downcast::<K>()
-                    .expect("kept by submit with this very type");
+                let keep = keep.downcast::<K>().expect("kept by submit with this very type");
                 Poll::Ready((result, *keep))
             }
             State::Waiting { keep, orphan, .. } => {
                 let waker = Some(cx.waker().clone());
-                slot.state = State::Waiting {
-                    waker,
-                    keep,
-                    orphan,
-                };
+                slot.state = State::Waiting { waker, keep, orphan };
                 Poll::Pending
             }
             State::Free => Poll::Pending,
@@ -350,11 +318,7 @@ impl<K: Any> Drop for Op<K> {
         };
         match std::mem::replace(&mut slot.state, State::Free) {
             State::Waiting { keep, waker, .. } => {
-                slot.state = State::Waiting {
-                    waker: None,
-                    keep,
-                    orphan: true,
-                };
+                slot.state = State::Waiting { waker: None, keep, orphan: true };
                 drop(slab);
                 drop(waker);
             }

@@ -59,11 +59,7 @@ impl Shared {
         if self.is_here() {
             self.with_local(|q| q.push_back(runnable));
         } else {
-            self.foreign
-                .lock()
-                .unwrap_or_else(|e| e.into_inner())
-                .runnables
-                .push(runnable);
+            self.foreign.lock().unwrap_or_else(|e| e.into_inner()).runnables.push(runnable);
             self.kick();
         }
     }
@@ -103,10 +99,7 @@ impl Executor {
             foreign: Mutex::default(),
             event,
         };
-        Ok(Executor {
-            shared: Arc::new(shared),
-            _here: Rc::new(()),
-        })
+        Ok(Executor { shared: Arc::new(shared), _here: Rc::new(()) })
     }
 
     /// Runs a task to its end; nobody waits for it.
@@ -142,9 +135,7 @@ impl Executor {
     /// A handle for other threads.
     #[must_use]
     pub fn remote(&self) -> Remote {
-        Remote {
-            shared: Arc::clone(&self.shared),
-        }
+        Remote { shared: Arc::clone(&self.shared) }
     }
 
     /// Spawns the task that takes in what other threads sent. Once an executor.
@@ -168,13 +159,8 @@ impl Executor {
 
     /// Runs the closures and queues the tasks that other threads sent.
     pub fn take_foreign(&self) {
-        let foreign = std::mem::take(
-            &mut *self
-                .shared
-                .foreign
-                .lock()
-                .unwrap_or_else(|e| e.into_inner()),
-        );
+        let foreign =
+            std::mem::take(&mut *self.shared.foreign.lock().unwrap_or_else(|e| e.into_inner()));
         for r in foreign.runnables {
             self.shared.schedule(r);
         }
@@ -187,13 +173,8 @@ impl Executor {
     pub(super) fn clear(&self) {
         loop {
             let queue = self.shared.with_local(std::mem::take);
-            let foreign = std::mem::take(
-                &mut *self
-                    .shared
-                    .foreign
-                    .lock()
-                    .unwrap_or_else(|e| e.into_inner()),
-            );
+            let foreign =
+                std::mem::take(&mut *self.shared.foreign.lock().unwrap_or_else(|e| e.into_inner()));
             if queue.is_empty() && foreign.runnables.is_empty() && foreign.jobs.is_empty() {
                 return;
             }
@@ -201,10 +182,7 @@ impl Executor {
     }
 
     pub(super) fn flag(&self) -> Arc<Flag> {
-        Arc::new(Flag {
-            set: AtomicBool::new(true),
-            shared: Arc::clone(&self.shared),
-        })
+        Arc::new(Flag { set: AtomicBool::new(true), shared: Arc::clone(&self.shared) })
     }
 }
 
@@ -217,12 +195,7 @@ pub struct Remote {
 impl Remote {
     /// Runs `job` on the engine thread, soon; it may spawn tasks there.
     pub fn run(&self, job: impl FnOnce(&Executor) + Send + 'static) {
-        self.shared
-            .foreign
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .jobs
-            .push(Box::new(job));
+        self.shared.foreign.lock().unwrap_or_else(|e| e.into_inner()).jobs.push(Box::new(job));
         self.shared.kick();
     }
 }

@@ -57,11 +57,7 @@ pub(super) struct RingFile {
 impl RingFile {
     pub(super) fn new(driver: &Driver, fd: OwnedFd) -> RingFile {
         let place = driver.add_file(fd.as_raw_fd());
-        RingFile {
-            driver: driver.clone(),
-            fd,
-            place,
-        }
+        RingFile { driver: driver.clone(), fd, place }
     }
 
     pub(super) fn driver(&self) -> &Driver {
@@ -99,14 +95,10 @@ impl Drop for Region {
     fn drop(&mut self) {
         for place in &self.places {
             self.driver.0.tables.borrow_mut().memory[*place] = None;
-            let none = libc::iovec {
-                iov_base: std::ptr::null_mut(),
-                iov_len: 0,
-            };
+            let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
             // SAFETY: an empty entry names no memory. A failure leaves the pages pinned, no more.
             let _ = self.driver.with_ring(|ring| unsafe {
-                ring.submitter()
-                    .register_buffers_update(*place as u32, &[none], None)
+                ring.submitter().register_buffers_update(*place as u32, &[none], None)
             });
         }
     }
@@ -118,11 +110,7 @@ impl Driver {
         if t.files == Table::Unknown {
             t.fds = vec![None; FILES as usize];
             let made = self.with_ring(|ring| ring.submitter().register_files_sparse(FILES));
-            t.files = if made.is_ok() {
-                Table::Registered
-            } else {
-                Table::Absent
-            };
+            t.files = if made.is_ok() { Table::Registered } else { Table::Absent };
         }
         let place = t.fds.iter().skip(1).position(Option::is_none)? + 1;
         if t.files == Table::Registered {
@@ -172,11 +160,7 @@ impl Driver {
             let _ = ring.submitter().unregister_files();
             ring.submitter().register_files(&fds)
         });
-        t.files = if made.is_ok() {
-            Table::Registered
-        } else {
-            Table::Absent
-        };
+        t.files = if made.is_ok() { Table::Registered } else { Table::Absent };
         made.is_ok()
     }
 
@@ -186,21 +170,13 @@ impl Driver {
     /// `at..at+len` is valid and stays put while `memory` lives.
     #[must_use]
     pub unsafe fn register(&self, at: *mut u8, len: usize, memory: Rc<dyn Any>) -> Option<Region> {
-        let mut region = Region {
-            driver: self.clone(),
-            places: Vec::new(),
-            _memory: memory,
-        };
+        let mut region = Region { driver: self.clone(), places: Vec::new(), _memory: memory };
         if self.0.tables.borrow().regions == Table::Unknown {
             let made =
                 self.with_ring(|ring| ring.submitter().register_buffers_sparse(REGIONS as u32));
             let mut t = self.0.tables.borrow_mut();
             t.memory = vec![None; REGIONS];
-            t.regions = if made.is_ok() {
-                Table::Registered
-            } else {
-                Table::Absent
-            };
+            t.regions = if made.is_ok() { Table::Registered } else { Table::Absent };
         }
         if self.0.tables.borrow().regions != Table::Registered {
             return None;
@@ -214,8 +190,7 @@ impl Driver {
             let place = t.memory.iter().position(Option::is_none)?;
             // SAFETY: valid memory (the caller's word); `region` keeps it until it is unregistered.
             let done = self.with_ring(|ring| unsafe {
-                ring.submitter()
-                    .register_buffers_update(place as u32, &[iov], None)
+                ring.submitter().register_buffers_update(place as u32, &[iov], None)
             });
             done.ok()?;
             t.memory[place] = Some((iov.iov_base as usize, iov.iov_len));

@@ -61,9 +61,7 @@ impl Driver {
     ) -> impl Future<Output = (io::Result<usize>, Buf)> + 'static {
         let room = &mut buf[from..];
         let (ptr, len) = (room.as_mut_ptr(), room.len().min(1 << 30) as u32);
-        let entry = opcode::Recv::new(types::Fd(socket.as_raw_fd()), ptr, len)
-            .flags(flags)
-            .build();
+        let entry = opcode::Recv::new(types::Fd(socket.as_raw_fd()), ptr, len).flags(flags).build();
         // SAFETY: buffer and socket are kept; the memory of a Buf does not move with it.
         let op = unsafe { self.submit(entry, (buf, Rc::clone(socket))) };
         async move {
@@ -136,10 +134,7 @@ impl Driver {
         let mut pieces: Vec<libc::iovec> = segs
             .iter()
             .take(PIECES_MAX)
-            .map(|s| libc::iovec {
-                iov_base: s.as_ptr().cast_mut().cast(),
-                iov_len: s.len(),
-            })
+            .map(|s| libc::iovec { iov_base: s.as_ptr().cast_mut().cast(), iov_len: s.len() })
             .collect();
         // SAFETY: plain numbers and pointers, for which zero is a value.
         let mut header: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
@@ -149,12 +144,7 @@ impl Driver {
         let entry = opcode::SendMsg::new(types::Fd(socket.as_raw_fd()), &raw const *header)
             .flags(flags)
             .build();
-        let message = Message {
-            header,
-            _pieces: pieces,
-            _segs: segs,
-            _socket: Rc::clone(socket),
-        };
+        let message = Message { header, _pieces: pieces, _segs: segs, _socket: Rc::clone(socket) };
         // SAFETY: header, vector, bytes and socket are kept, all of them outside the Message.
         let op = unsafe { self.submit(entry, message) };
         async move {

@@ -51,11 +51,7 @@ fn file_of(dir: &Path, id: u128) -> PathBuf {
 }
 
 fn os(rc: libc::c_int) -> io::Result<()> {
-    if rc == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn lock(file: &File) -> io::Result<()> {
@@ -144,25 +140,15 @@ impl ShmRing {
             return Err(io::Error::last_os_error());
         }
         let at = NonNull::new(at.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let map = Rc::new(Map {
-            at,
-            len: bytes,
-            _file: file,
-        });
+        let map = Rc::new(Map { at, len: bytes, _file: file });
         // SAFETY: mapped as long as the map lives, which the region keeps.
         let region = unsafe { driver.register(at.as_ptr(), bytes, Rc::clone(&map) as _) };
-        Ok(ShmRing {
-            map,
-            _region: region.map(Rc::new),
-        })
+        Ok(ShmRing { map, _region: region.map(Rc::new) })
     }
 
     fn place(&self, at: usize, len: usize) -> NonNull<u8> {
         let end = at.checked_add(len);
-        assert!(
-            end.is_some_and(|end| end <= self.map.len),
-            "outside the ring"
-        );
+        assert!(end.is_some_and(|end| end <= self.map.len), "outside the ring");
         // SAFETY: inside the mapping (asserted).
         unsafe { self.map.at.add(at) }
     }

@@ -34,9 +34,7 @@ impl Temp {
 
     fn file(&self, name: &str, bytes: u64) -> PathBuf {
         let path = self.0.join(name);
-        fs::File::create(&path)
-            .and_then(|f| f.set_len(bytes))
-            .expect("a file");
+        fs::File::create(&path).and_then(|f| f.set_len(bytes)).expect("a file");
         path
     }
 }
@@ -54,10 +52,7 @@ fn engine() -> Engine {
 fn filled(len: usize, seed: u8) -> Slice {
     let mut b = Buf::new(len);
     for (i, x) in b.iter_mut().enumerate() {
-        *x = (i as u8)
-            .wrapping_mul(31)
-            .wrapping_add((i >> 8) as u8)
-            .wrapping_add(seed);
+        *x = (i as u8).wrapping_mul(31).wrapping_add((i >> 8) as u8).wrapping_add(seed);
     }
     b.freeze()
 }
@@ -75,13 +70,8 @@ fn what_is_written_is_read_flushed_and_discarded() {
     e.block_on(async {
         let (a, b) = (filled(1 << 20, 1), filled(8192, 2));
         // Pieces that touch, pieces that do not, and an empty one.
-        let segs = vec![
-            a.part(0, 4096),
-            a.part(4096, 8192),
-            b.clone(),
-            a.part(0, 0),
-            a.part(4096, 4096),
-        ];
+        let segs =
+            vec![a.part(0, 4096), a.part(4096, 8192), b.clone(), a.part(0, 0), a.part(4096, 4096)];
         assert_eq!(d.write(4096, segs).await, Ok(()));
         assert_eq!(d.flush().await, Ok(()));
         let (r, buf) = d.read(4096, Buf::new(12288 + 8192 + 4096)).await;
@@ -103,11 +93,7 @@ fn what_is_written_is_read_flushed_and_discarded() {
         assert_eq!(r, Ok(()));
         assert!(buf.chunks(4096).zip(&many).all(|(x, y)| *x == y[..]));
         let odd = filled(8200, 9);
-        assert_eq!(
-            d.write(0, vec![odd.part(3, 1000), odd.part(1003, 3096)])
-                .await,
-            Ok(())
-        );
+        assert_eq!(d.write(0, vec![odd.part(3, 1000), odd.part(1003, 3096)]).await, Ok(()));
         let (r, buf) = d.read(0, Buf::new(4096)).await;
         assert!(r == Ok(()) && buf[..] == odd[3..4099]);
     });
@@ -123,10 +109,7 @@ fn a_disk_in_use_is_refused_and_told_apart() {
     for access in [Access::ReadWrite, Access::ReadOnly] {
         assert!(open(access).is_err_and(|e| is_held(&e)));
     }
-    assert_eq!(
-        open(Access::Look).expect("looking needs no lock").id(),
-        held.id()
-    );
+    assert_eq!(open(Access::Look).expect("looking needs no lock").id(), held.id());
     drop(held);
     let one = open(Access::ReadOnly).expect("free again");
     let two = open(Access::ReadOnly).expect("readers share");
@@ -154,10 +137,7 @@ fn the_lock_outlives_the_handle_while_an_operation_is_in_flight() {
     }
     let d = again().expect("the write has ended");
     let (r, buf) = e.block_on(d.read(0, Buf::new(4096)));
-    assert!(
-        r == Ok(()) && buf[..] == filled(4096, 3)[..],
-        "and it was carried out"
-    );
+    assert!(r == Ok(()) && buf[..] == filled(4096, 3)[..], "and it was carried out");
 }
 
 #[test]
@@ -165,16 +145,9 @@ fn a_truncated_file_is_gone() {
     let (e, t) = (engine(), Temp::new());
     let path = t.file("a", 1 << 20);
     let d = UringDisk::open(e.driver(), &path, Access::ReadWrite).expect("free");
-    OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .and_then(|f| f.set_len(6000))
-        .expect("cut");
+    OpenOptions::new().write(true).open(&path).and_then(|f| f.set_len(6000)).expect("cut");
     e.block_on(async {
-        assert_eq!(
-            d.read(512 << 10, Buf::new(4096)).await.0,
-            Err(DiskError::Gone)
-        );
+        assert_eq!(d.read(512 << 10, Buf::new(4096)).await.0, Err(DiskError::Gone));
         assert_eq!(d.read(0, Buf::new(8192)).await.0, Err(DiskError::Gone));
         assert_eq!(d.read(0, Buf::new(4096)).await.0, Ok(()));
     });
@@ -245,11 +218,7 @@ fn another_thread_hands_in_work_and_wakes_tasks() {
     e.block_on(std::future::poll_fn(|cx| {
         let mut s = shared.lock().expect("unpoisoned");
         s.1 = Some(cx.waker().clone());
-        if s.0 == 1 {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
+        if s.0 == 1 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     }));
     thread.join().expect("no panic");
 }
@@ -288,10 +257,7 @@ fn a_ring_survives_its_mapping_and_is_held_by_one() {
     assert!(r == Ok(()) && buf[..] == filled(4096, 5)[..]);
     let slice = ring.slice(4096, 4096);
     drop(ring);
-    assert!(
-        slice[..] == filled(4096, 5)[..],
-        "a slice keeps the mapping"
-    );
+    assert!(slice[..] == filled(4096, 5)[..], "a slice keeps the mapping");
     drop(slice);
     let ring: ShmRing = world.open_ring(id).expect("free").expect("still there");
     assert_eq!((ring.bytes(), ring.load_u64(8)), (1 << 20, 42));
@@ -309,10 +275,7 @@ fn a_run_directory_keeps_its_identity() {
     let a = e.world(&t.0).expect("made").identity();
     assert_eq!(a, e.world(&t.0).expect("read").identity());
     assert!(a.boot != 0 && a.run_dir != 0);
-    assert_ne!(
-        a.run_dir,
-        e.world(&t.0.join("sub")).expect("made").identity().run_dir
-    );
+    assert_ne!(a.run_dir, e.world(&t.0.join("sub")).expect("made").identity().run_dir);
     fs::write(t.0.join("identity"), "no number").expect("written");
     assert!(e.world(&t.0).is_err());
 }
@@ -337,15 +300,10 @@ fn sockets_receive_send_and_end() {
         let s = Rc::new(d.accept(&listener).await.expect("a connection"));
         let (r, buf) = d.recv_all(&s, Buf::new(5), 0).await;
         assert!(r.is_ok() && &buf[..] == b"hello");
-        let sent = d
-            .send_all(&s, vec![a.clone(), a.part(0, 0), a.clone(), a.clone()])
-            .await;
+        let sent = d.send_all(&s, vec![a.clone(), a.part(0, 0), a.clone(), a.clone()]).await;
         assert!(sent.is_ok());
         let (r, buf) = d.recv_all(&s, Buf::new(16), 0).await;
-        assert_eq!(
-            r.expect_err("it hung up").kind(),
-            std::io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(r.expect_err("it hung up").kind(), std::io::ErrorKind::UnexpectedEof);
         assert!(buf[..10] == a[..10]);
     });
     let all = peer.join().expect("no panic");
@@ -365,9 +323,6 @@ fn the_file_table_can_be_lent_and_taken_back() {
     assert!(e.driver().resume_files(Some(0)));
     let late = write(3);
     e.block_on(async {
-        assert_eq!(
-            (early.await, between.await, late.await),
-            (Ok(()), Ok(()), Ok(()))
-        );
+        assert_eq!((early.await, between.await, late.await), (Ok(()), Ok(()), Ok(())));
     });
 }

@@ -33,10 +33,7 @@ impl UringWorld {
     /// # Errors
     /// If the run directory's identity can be neither read nor made.
     pub fn new(executor: &Executor, driver: &Driver, run_dir: &Path) -> io::Result<UringWorld> {
-        let identity = RunIdentity {
-            boot: boot()?,
-            run_dir: run_dir_identity(run_dir)?,
-        };
+        let identity = RunIdentity { boot: boot()?, run_dir: run_dir_identity(run_dir)? };
         Ok(UringWorld(Rc::new(Inner {
             executor: executor.clone(),
             driver: driver.clone(),
@@ -64,19 +61,14 @@ impl World for UringWorld {
     type Ring = ShmRing;
 
     fn now(&self) -> Duration {
-        let mut t = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: room for one timespec. CLOCK_MONOTONIC cannot fail.
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut t) };
         Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
     }
 
     fn wall_clock(&self) -> u64 {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs())
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
     }
 
     fn sleep(&self, d: Duration) -> impl Future<Output = ()> + 'static {
@@ -88,13 +80,7 @@ impl World for UringWorld {
         if words.is_empty() {
             let mut bytes = [0u8; 256];
             random_bytes(&mut bytes);
-            words.extend(
-                bytes
-                    .as_chunks::<8>()
-                    .0
-                    .iter()
-                    .map(|w| u64::from_ne_bytes(*w)),
-            );
+            words.extend(bytes.as_chunks::<8>().0.iter().map(|w| u64::from_ne_bytes(*w)));
         }
         words.pop().unwrap_or_default()
     }
@@ -156,11 +142,7 @@ fn run_dir_identity(run_dir: &Path) -> io::Result<u128> {
         random_bytes(&mut id);
         let id = u128::from_ne_bytes(id);
         let draft = run_dir.join(format!("identity.{}.{id:032x}", std::process::id()));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&draft)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&draft)?;
         let made = writeln!(file, "{id:032x}")
             .and_then(|()| file.sync_all())
             .and_then(|()| std::fs::hard_link(&draft, &path));
@@ -171,16 +153,9 @@ fn run_dir_identity(run_dir: &Path) -> io::Result<u128> {
         }
     }
     let mut text = String::new();
-    OpenOptions::new()
-        .read(true)
-        .open(&path)?
-        .take(64)
-        .read_to_string(&mut text)?;
+    OpenOptions::new().read(true).open(&path)?.take(64).read_to_string(&mut text)?;
     u128::from_str_radix(text.trim(), 16).map_err(|_| {
-        let message = format!(
-            "{} holds no identity (32 hexadecimal digits)",
-            path.display()
-        );
+        let message = format!("{} holds no identity (32 hexadecimal digits)", path.display());
         io::Error::new(io::ErrorKind::InvalidData, message)
     })
 }
