@@ -65,7 +65,7 @@ impl ShmRing {
     /// # Errors
     /// If it exists, or if the memory cannot be had.
     pub fn create(driver: &Driver, dir: &Path, id: u128, bytes: usize) -> io::Result<ShmRing> {
-        DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
+        let _ = DirBuilder::new().mode(0o700).create(dir);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -118,9 +118,12 @@ impl ShmRing {
     /// What the kernel says. A ring that does not exist is no error.
     pub fn remove(dir: &Path, id: u128) -> io::Result<()> {
         match std::fs::remove_file(file_of(dir, id)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
         }
+        // The folder goes with its last ring.
+        let _ = std::fs::remove_dir(dir);
+        Ok(())
     }
 
     fn map(driver: &Driver, file: &File, bytes: usize) -> io::Result<ShmRing> {

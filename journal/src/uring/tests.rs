@@ -266,7 +266,7 @@ fn a_ring_survives_its_mapping_and_is_held_by_one() {
     world.remove_ring(id).expect("removed");
     world.remove_ring(id).expect("no error twice");
     assert!(world.open_ring(id).expect("no error").is_none());
-    let _ = fs::remove_dir(dir);
+    assert!(!dir.exists(), "the folder goes with its last ring");
 }
 
 #[test]
