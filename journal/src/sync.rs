@@ -49,6 +49,19 @@ impl Signal {
     }
 }
 
+/// Lets every task that is ready now run first.
+pub async fn after_the_ready() {
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Runs all futures together and gives their results in order.
 pub async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
     enum Slot<F: Future> {

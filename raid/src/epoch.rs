@@ -43,6 +43,9 @@ pub struct Decision {
     pub current: Vec<Option<usize>>,
     /// Disks that are members, but of an older epoch.
     pub stale: Vec<usize>,
+    /// Some current member does not bear the epoch on both copies B and C. They must before a
+    /// newer one is prepared over copy A, or a cut would leave it with the parent alone.
+    pub unmarked: bool,
 }
 
 /// Decides. All of `found` are of one array (same UUID), each with at least one whole copy.
@@ -87,6 +90,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
     };
     let mut current: Vec<Option<usize>> = vec![None; epoch.members.len()];
     let mut stale = Vec::new();
+    let mut unmarked = false;
     for (i, f) in found.iter().enumerate() {
         let uuid = f.any().uuid();
         let Some(index) = epoch.members.iter().position(|m| m.uuid == uuid) else {
@@ -102,6 +106,9 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
         if f.bears(epoch.epoch_id) {
             if epoch.members[index].state == MemberState::Active {
                 current[index] = Some(i);
+                let marked =
+                    |s: &&Superblock| s.epoch_id == epoch.epoch_id && s.phase == Phase::InForce;
+                unmarked |= f.copies.iter().filter(marked).count() < 2;
             } else {
                 stale.push(i);
             }
@@ -124,7 +131,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
         stale.push(i);
     }
     let epoch = Superblock { phase: Phase::InForce, ..epoch.clone() };
-    Ok(Decision { epoch, current, stale })
+    Ok(Decision { epoch, current, stale, unmarked })
 }
 
 impl Decision {

@@ -392,6 +392,20 @@ impl<W: World> Members<W> {
         Ok(())
     }
 
+    /// Marks the epoch in force on copies B and C of all active members, before a newer one is
+    /// prepared over copy A. Gives whether all could be written.
+    ///
+    /// # Errors
+    /// `Halted` if too many members fail.
+    pub async fn mark_in_force(&self) -> Result<bool, Halted> {
+        let _turn = self.0.epoch_lock.lock().await;
+        let before = self.gone();
+        let s = self.superblock();
+        self.write_superblocks(&s, SUPERBLOCK_B).await?;
+        self.write_superblocks(&s, s.geometry.superblock_c()).await?;
+        Ok(self.gone() == before)
+    }
+
     /// Writes one copy on all active members and flushes them. False: a member failed in between
     /// (it is marked so), and the epoch must name it.
     async fn write_superblocks(&self, s: &Superblock, at: u64) -> Result<bool, Halted> {

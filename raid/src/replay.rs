@@ -125,11 +125,13 @@ pub(crate) fn recover(
             last: found.last,
         });
     }
-    let parities: Vec<PendingParity> = {
-        let mut all: Vec<PendingParity> = r.parities.into_values().flatten().collect();
-        all.sort_by_key(|p| p.lsn);
-        all
-    };
+    // Only now: a Place after a Parity supersedes it, and the tail may have passed what it covers.
+    let mut parities: Vec<PendingParity> =
+        std::mem::take(&mut r.parities).into_values().flatten().collect();
+    parities.sort_by_key(|p| p.lsn);
+    for p in &mut parities {
+        r.find_covered(p)?;
+    }
     // What a pending Parity covers goes in place with it, unless a newer Write waits.
     for p in &parities {
         for row in &p.rows {
@@ -255,22 +257,33 @@ impl Replay<'_> {
             }
             let parity = (next..next + g.parity).map(&data).collect();
             next += g.parity;
-            let mut covered = Vec::new();
-            for c in &row.covered {
-                let block = c.column * g.chunk_blocks + row.row;
-                let source = self.write_source(c.lsn, stripe, block).ok_or_else(|| {
-                    format!(
-                        "Record {lsn} of the log covers block {block} of stripe {stripe} by \
-                         record {}, which is not in the log any more. Nothing was written.",
-                        c.lsn
-                    )
-                })?;
-                covered.push(CoveredBlock { column: c.column as usize, lsn: c.lsn, source });
-            }
+            let covered = row.covered.iter().map(|c| CoveredBlock {
+                column: c.column as usize,
+                lsn: c.lsn,
+                source: Source::Zero,
+            });
+            let covered = covered.collect();
             pending.push(PendingRow { row: row.row, covered, parity });
         }
         let all = self.parities.entry(stripe).or_default();
         all.push(PendingParity { stripe, slot, lsn, rows: pending });
+        Ok(())
+    }
+
+    /// Finds the blocks that a pending Parity covers.
+    fn find_covered(&self, p: &mut PendingParity) -> Result<(), String> {
+        for row in &mut p.rows {
+            for c in &mut row.covered {
+                let block = c.column as u32 * self.g.chunk_blocks + row.row;
+                c.source = self.write_source(c.lsn, p.stripe, block).ok_or_else(|| {
+                    format!(
+                        "Record {} of the log covers block {block} of stripe {} by record {}, \
+                         which is not in the log any more. Nothing was written.",
+                        p.lsn, p.stripe, c.lsn
+                    )
+                })?;
+            }
+        }
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::driver::Driver;
 use super::files::Region;
 use crate::mem::Slice;
+use crate::ring::RING_MAGIC;
 use crate::world::RingMem;
 
 struct Map {
@@ -124,6 +125,24 @@ impl ShmRing {
         // The folder goes with its last ring.
         let _ = std::fs::remove_dir(dir);
         Ok(())
+    }
+
+    /// Removes the rings of `array` that no process holds, and those that a dead process had made
+    /// and not yet formatted. For a daemon that holds the array and whose own ring is named in the
+    /// superblocks: no other ring of that array counts any more.
+    pub fn sweep(dir: &Path, array: u128) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(file) = File::options().read(true).write(true).open(entry.path()) else {
+                continue;
+            };
+            let mut head = [0u8; 32];
+            let read = std::os::unix::fs::FileExt::read_exact_at(&file, &mut head, 0);
+            let formatted = head[..8] == RING_MAGIC;
+            let ours = head[16..] == array.to_le_bytes();
+            if lock(&file).is_ok() && read.is_ok() && (ours || !formatted) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
     }
 
     fn map(driver: &Driver, file: &File, bytes: usize) -> io::Result<ShmRing> {

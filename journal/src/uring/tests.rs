@@ -270,6 +270,25 @@ fn a_ring_survives_its_mapping_and_is_held_by_one() {
 }
 
 #[test]
+fn rings_that_nobody_holds_are_swept() {
+    use crate::ring::{Ring, ring_bytes};
+    let (e, t) = (engine(), Temp::new());
+    let world = e.world(&t.0).expect("a run directory");
+    let make = |id| world.create_ring(id, ring_bytes(16)).expect("memory");
+    let held = Ring::format(make(1), 7, 1, 1, 16);
+    drop(Ring::format(make(2), 7, 2, 1, 16));
+    drop(Ring::format(make(3), 8, 3, 1, 16));
+    drop(make(4));
+    world.sweep_rings(7);
+    let is_there = |id| world.open_ring(id).is_err() || world.open_ring(id).unwrap().is_some();
+    assert_eq!([1, 2, 3, 4].map(is_there), [true, false, true, false]);
+    drop(held);
+    for id in [1, 3] {
+        world.remove_ring(id).expect("removed");
+    }
+}
+
+#[test]
 fn a_run_directory_keeps_its_identity() {
     let (e, t) = (engine(), Temp::new());
     let a = e.world(&t.0).expect("made").identity();

@@ -49,6 +49,11 @@ impl UringWorld {
         &self.0.driver
     }
 
+    /// See [`ShmRing::sweep`].
+    pub fn sweep_rings(&self, array: u128) {
+        ShmRing::sweep(&self.0.rings, array);
+    }
+
     /// The tasks of this world.
     #[must_use]
     pub fn executor(&self) -> &Executor {

@@ -24,12 +24,12 @@ use evenkeel_journal::{BLOCK, Buf, Lsn, Segs, Slice, Slot, Stripe, World};
 use super::Array;
 use super::cache::DirtyBlock;
 use super::locks::StripeGuard;
-use super::slots::Promise;
+use super::slots::{DESTAGE_RESERVE, Promise};
 use crate::error::RequestError;
 use crate::members::Members;
 
-/// Stripes that are destaged together.
-pub(super) const BATCH: usize = 16;
+/// Stripes that are destaged together: they share the flushes.
+pub(super) const BATCH: usize = 64;
 /// Parity blocks that one record may carry; beyond it the stripe is placed.
 const MAX_PARITY_BLOCKS: usize = 1024;
 
@@ -45,6 +45,8 @@ enum Way {
     Unmap,
     Place(Slot, Slice),
     Rows(Slot, Vec<Row>),
+    /// No slot was left for it: its turn comes with the next batch.
+    Later,
     /// Too much of the row is gone: it stays in the cache.
     Stuck,
 }
@@ -58,7 +60,8 @@ struct Plan<W: World> {
 }
 
 impl<W: World> Array<W> {
-    /// Destages these stripes (ascending, at most [`BATCH`]). Gives how many could not be.
+    /// Destages these stripes (ascending, at most [`BATCH`]). Gives how many could not be, or not
+    /// yet.
     pub(super) async fn destage(&self, stripes: &[Stripe], short: bool) -> Result<usize, Halted> {
         let _turn = self.0.destage_lock.lock().await;
         // 1. Slots. 2. Locks.
@@ -76,7 +79,7 @@ impl<W: World> Array<W> {
             plans.push(self.plan(stripe, guard, &mut promise, short));
         }
         let mut plans = join_all(plans).await;
-        let stuck = plans.iter().filter(|p| matches!(p.way, Way::Stuck)).count();
+        let stuck = plans.iter().filter(|p| matches!(p.way, Way::Stuck | Way::Later)).count();
         // 4. Chunks of those that are placed.
         let placed = plans.iter().filter_map(|p| match &p.way {
             Way::Place(slot, data) => Some((*slot, data.clone())),
@@ -105,12 +108,18 @@ impl<W: World> Array<W> {
 
     async fn slots_for_destage(&self, n: usize) -> Result<Promise, Halted> {
         loop {
-            if let Some(p) = self.0.slots.try_promise(n, 0) {
+            // Some are left for destage in any case; more are taken if they are there.
+            let least = n.min(DESTAGE_RESERVE);
+            let some = || {
+                let p = self.0.slots.try_promise(n, DESTAGE_RESERVE);
+                p.or_else(|| self.0.slots.try_promise(least, 0))
+            };
+            if let Some(p) = some() {
                 return Ok(p);
             }
             let freed = self.0.slots.freed().wait();
             self.0.journal.durable(self.0.journal.last_lsn()).await?;
-            if let Some(p) = self.0.slots.try_promise(n, 0) {
+            if let Some(p) = some() {
                 return Ok(p);
             }
             freed.await;
@@ -143,7 +152,13 @@ impl<W: World> Array<W> {
             Some(_) if !dense && !short && !all_zero => self.room_for_parity(&rows),
             _ => None,
         };
-        let slot = (room.is_none() && !all_zero).then(|| self.0.slots.take(promise));
+        if room.is_some() {
+            // Covered by a Parity from now on: the tail does not pass them although a newer Write
+            // may supersede them meanwhile (I2).
+            dirty.iter().for_each(|b| self.0.journal.hold(b.1.lsn));
+        }
+        let placed = room.is_none() && !all_zero;
+        let slot = (placed && promise.left() > 0).then(|| self.0.slots.take(promise));
         let this = self.clone();
         async move {
             let way = if all_zero {
@@ -151,10 +166,12 @@ impl<W: World> Array<W> {
             } else if let (Some(old), true) = (old, room.is_some()) {
                 match this.compute_rows(old, rows).await {
                     Ok(rows) => Way::Rows(old, rows),
-                    Err(_) => Way::Stuck,
+                    Err(_) => {
+                        dirty.iter().for_each(|b| this.0.journal.release(b.1.lsn));
+                        Way::Stuck
+                    }
                 }
-            } else {
-                let slot = slot.expect("a slot was taken");
+            } else if let Some(slot) = slot {
                 match this.whole_content(old, &dirty).await {
                     Ok(data) => Way::Place(slot, data),
                     Err(_) => {
@@ -162,6 +179,8 @@ impl<W: World> Array<W> {
                         Way::Stuck
                     }
                 }
+            } else {
+                Way::Later
             };
             Plan { stripe, horizon, way, room, _guard: guard }
         }
@@ -286,7 +305,7 @@ impl<W: World> Array<W> {
         let g = &self.0.geometry;
         let stripe = plan.stripe;
         match &plan.way {
-            Way::Stuck => Ok(None),
+            Way::Stuck | Way::Later => Ok(None),
             Way::Unmap | Way::Place(..) => {
                 let (record, slot) = match &plan.way {
                     Way::Place(slot, _) => {
@@ -325,11 +344,8 @@ impl<W: World> Array<W> {
                 let mut room = plan.room.take().expect("room was taken when it was planned");
                 let item = Item { record, data, places: Vec::new() };
                 let lsn = self.0.journal.append(&mut room, vec![item]);
-                // Held until the map's home carries this Parity (I2).
+                // Held until the map's home carries this Parity (I2), like what it covers.
                 self.0.journal.hold(lsn);
-                for (.., block) in rows.iter().flat_map(|r| &r.covered) {
-                    self.0.journal.hold(block.lsn);
-                }
                 Ok(Some(lsn))
             }
         }
@@ -396,11 +412,21 @@ impl<W: World> Array<W> {
             return Ok(());
         }
         let all: Vec<Stripe> = self.0.cache.borrow().stripes.keys().copied().collect();
-        let mut stuck = 0;
         for batch in all.chunks(BATCH) {
-            stuck += self.destage(batch, false).await?;
+            let mut left = batch.len() + 1;
+            loop {
+                let stuck = self.destage(batch, false).await?;
+                if stuck == 0 {
+                    break;
+                }
+                // What had to wait for slots goes on as long as each pass does some.
+                if stuck >= left {
+                    return Err(RequestError::Io);
+                }
+                left = stuck;
+            }
         }
-        if stuck > 0 { Err(RequestError::Io) } else { Ok(()) }
+        Ok(())
     }
 }
 

@@ -55,6 +55,13 @@ impl Drop for Pin {
 /// Slots promised to one writer; what it does not take goes back.
 pub(crate) struct Promise(Slots, usize);
 
+impl Promise {
+    /// Slots that it still promises.
+    pub fn left(&self) -> usize {
+        self.1
+    }
+}
+
 impl Drop for Promise {
     fn drop(&mut self) {
         self.0.0.state.borrow_mut().reserved -= self.1;

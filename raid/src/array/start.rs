@@ -3,7 +3,7 @@
 //! 1. superblocks: which array, which epoch is in force, who belongs to it, are there enough;
 //! 2. the log is read, and the ring of the last daemon where it must exist or still does;
 //! 3. replay in memory: map, dirty blocks, rows that must go in place;
-//! 4. an epoch without the missing members is durable;
+//! 4. the epoch is in force on all, and one without the missing members is durable;
 //! 5. the log devices are flushed, damaged columns of kept commits rewritten, flushed;
 //! 6. the ring's records above the log's end are logged, then a Checkpoint opens the incarnation;
 //! 7. an epoch names the new ring; the old one is forgotten;
@@ -222,11 +222,10 @@ impl<W: World> Array<W> {
 
         // 4. Without the missing ones.
         if !options.read_only {
-            if !decision.absent().is_empty() {
-                members
-                    .advance_epoch(|s| s.clean = false)
-                    .await
-                    .map_err(|Halted| too_many("Recording the missing members"))?;
+            let failed = |Halted| too_many("Recording the missing members");
+            let all = !decision.unmarked || members.mark_in_force().await.map_err(failed)?;
+            if !decision.absent().is_empty() || !all {
+                members.advance_epoch(|s| s.clean = false).await.map_err(failed)?;
             }
             // 5. Log devices flushed, damaged columns and pages rewritten, flushed.
             mend(&members, &reader, &log, repairs)
