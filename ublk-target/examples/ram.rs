@@ -61,12 +61,11 @@ impl Ram {
 
     fn range(&self, at: u64, len: u64) -> Result<*mut u8, RequestError> {
         let fits = at.checked_add(len).is_some_and(|end| end <= self.bytes);
-        // SAFETY: inside the mapping.
-        if fits {
-            Ok(unsafe { self.at.as_ptr().add(at as usize) })
-        } else {
-            Err(RequestError::Invalid)
+        if !fits {
+            return Err(RequestError::Invalid);
         }
+        // SAFETY: inside the mapping.
+        Ok(unsafe { self.at.as_ptr().add(at as usize) })
     }
 }
 

@@ -220,6 +220,9 @@ async fn live(
     let status = array.status();
     let uuid = parse_uuid(&status.uuid)
         .ok_or_else(|| failed(format!("The array's UUID ({}) is none.", status.uuid)))?;
+    if !options.read_only {
+        world.sweep_rings(uuid);
+    }
 
     let socket = control::socket_path(&config.run_dir, &config.name);
     let listener = nbd::socket::listen(&socket).map_err(|e| {
