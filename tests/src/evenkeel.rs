@@ -126,6 +126,10 @@ impl Subject for Evenkeel {
         self.0.stop().await.map_err(text)
     }
 
+    fn describe(disks: &[DiskImage]) -> String {
+        crate::checkers::parity::describe(disks)
+    }
+
     fn check_at_rest(disks: &[DiskImage], content: &[u8]) -> Result<(), String> {
         check_at_rest(disks, content)
     }

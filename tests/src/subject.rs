@@ -94,6 +94,10 @@ pub trait Subject: Clone + 'static {
     fn fail_member(&self, id: usize) -> impl Future<Output = Result<(), String>>;
     /// Stops cleanly.
     fn stop(&self) -> impl Future<Output = Result<(), String>>;
+    /// What the disks say of themselves, for a replay.
+    fn describe(_disks: &[DiskImage]) -> String {
+        String::new()
+    }
     /// Checks the bytes on the disks after a clean stop of a device that held `content`.
     ///
     /// # Errors

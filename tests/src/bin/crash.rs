@@ -190,7 +190,7 @@ fn replay(args: &Args, event: u64) -> bool {
     let mut fine = true;
     for sequel in wanted {
         let mut tally = Tally::default();
-        match check::<Evenkeel>(&recording, scenario, &crash, sequel, &mut tally) {
+        match check::<Evenkeel>(&recording, scenario, &crash, sequel, true, &mut tally) {
             Ok(()) => println!("passed: {crash} ({} starts)", tally.starts),
             Err(e) => {
                 println!("FAILED {e}");

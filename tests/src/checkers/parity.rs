@@ -85,6 +85,38 @@ impl Head {
     }
 }
 
+/// The superblock copies of every disk, a line each.
+#[must_use]
+pub fn describe(disks: &[DiskImage]) -> String {
+    let mut lines = Vec::new();
+    for disk in disks {
+        let image = disk.view();
+        let size = (image.pages() * PAGE) as u64;
+        let copy_c = size / GRAIN * GRAIN - SUPERBLOCK as u64;
+        for (name, at) in [("A", COPY_A), ("B", COPY_B), ("C", copy_c)] {
+            let mut b = vec![0; SUPERBLOCK];
+            image.read(at, &mut b);
+            if &b[..8] != b"EVNKEEL1" || u32_at(&b, 56) != crc(&b, 56) {
+                lines.push(format!("  disk {} {name}: damaged or absent", disk.id));
+                continue;
+            }
+            let phase = if u32_at(&b, 104) == IN_FORCE { "in force" } else { "prepared" };
+            let states: Vec<u8> = (0..u16_at(&b, 156)).map(|i| b[2048 + i * 56 + 16]).collect();
+            lines.push(format!(
+                "  disk {} {name}: epoch {} ({:08x}) after {:08x}, {phase}, member {} of {states:?}, \
+                 ring {:x}",
+                disk.id,
+                u64_at(&b, 96),
+                u32_at(&b, 112),
+                u32_at(&b, 128),
+                u16_at(&b, 158),
+                u64_at(&b, 288)
+            ));
+        }
+    }
+    lines.join("\n")
+}
+
 /// The newest superblock in force of a member.
 fn head(image: &Image) -> Option<Head> {
     let size = (image.pages() * PAGE) as u64;

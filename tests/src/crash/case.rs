@@ -81,6 +81,7 @@ struct Case<'a> {
     scenario: &'a Scenario,
     seed: u64,
     tally: Tally,
+    verbose: bool,
 }
 
 struct Opened<S> {
@@ -159,6 +160,9 @@ impl Case<'_> {
         read_only: bool,
     ) -> Result<Life<Vec<u8>>, String> {
         let scenario = self.scenario.clone();
+        if self.verbose {
+            println!("start {number} from:\n{}", S::describe(&from.disks));
+        }
         let life = self.live(number, from, move |world, disks| async move {
             let opened: Opened<S> = open(&world, &disks, &scenario, refusal, read_only).await?;
             Ok((read_all(&opened.device).await?, opened.refused))
@@ -180,7 +184,8 @@ fn any_mode(rng: &mut Rng) -> Mode {
     }
 }
 
-/// Checks one crash of a recording, and one sequel of it (`None`: one by seed).
+/// Checks one crash of a recording, and one sequel of it (`None`: one by seed). With `verbose`
+/// it prints what each start finds.
 ///
 /// # Errors
 /// What is wrong, and at which step.
@@ -192,11 +197,12 @@ pub fn check<S: Subject>(
     scenario: &Scenario,
     crash: &Crash,
     sequel: Option<Sequel>,
+    verbose: bool,
     tally: &mut Tally,
 ) -> Result<(), String> {
     let seed =
         hash(&[scenario.seed, hash_text(&scenario.to_string()), hash_text(&crash.to_string())]);
-    let mut case = Case { scenario, seed, tally: Tally::default() };
+    let mut case = Case { scenario, seed, tally: Tally::default(), verbose };
     let result = case.check::<S>(recording, crash, sequel);
     tally.add(case.tally);
     result

@@ -182,7 +182,7 @@ impl Shared<'_> {
                 mine.states += 1;
                 let tally = &mut mine.tally;
                 let result =
-                    guarded(|| check::<S>(&recording, scenario, &crash, None, &mut *tally));
+                    guarded(|| check::<S>(&recording, scenario, &crash, None, false, &mut *tally));
                 if let Err(message) = result {
                     failures += 1;
                     self.fail(replay, message);
