@@ -171,6 +171,14 @@ impl Geometry {
         self.member_bytes - SUPERBLOCK_BYTES
     }
 
+    /// Slots beyond the stripes: 1/64, and enough for the whole stripes of the largest request
+    /// beside those that are kept for destage.
+    #[must_use]
+    pub fn slot_reserve(&self) -> u64 {
+        let request = self.max_request_blocks() / self.stripe_blocks();
+        SLOT_RESERVE.max(self.stripes.div_ceil(64)).max(request + SLOT_RESERVE / 2)
+    }
+
     /// Smallest log that works, in rows: the largest request, what its stripes are charged, and
     /// the spare rows, twice over.
     #[must_use]
@@ -224,7 +232,7 @@ impl Geometry {
         let fits = |g: &mut Geometry, stripes: u64| {
             g.stripes = stripes;
             g.log_rows = (log_bytes / block).max(g.least_log_rows());
-            g.slots = stripes + SLOT_RESERVE.max(stripes.div_ceil(64));
+            g.slots = stripes + g.slot_reserve();
             let n = g.members() as u64;
             let groups = (g.map_pages() + g.root_pages()).div_ceil(n);
             g.pages_offset = LOG_OFFSET + g.log_rows * block;
@@ -253,8 +261,8 @@ impl Geometry {
         let least = 2 * g.max_request_blocks() + 16;
         let default = (64 << 20).min(g.device_blocks() * block / 4);
         g.cache_blocks = (cache_bytes.unwrap_or(default) / block).max(least);
-        if g.cache_blocks > 1 << 32 {
-            return usage("A cache of more than 16T is not possible.".into());
+        if g.cache_blocks > 1 << 28 {
+            return usage("A cache of more than 1T is not possible.".into());
         }
         Ok(g)
     }

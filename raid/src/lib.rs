@@ -4,7 +4,7 @@
 //! - [`codec`] the erasure codes: pure arithmetic;
 //! - [`geometry`] where everything lies; [`superblock`] what a member says of itself; [`epoch`] which
 //!   membership is in force;
-//! - [`array`] requests, cache, destage, start and stop;
+//! - [`mod@array`] requests, cache, destage, start and stop;
 //! - [`options`], [`status`], [`error`] what goes in and what comes out.
 
 pub mod array;

@@ -64,7 +64,7 @@ struct Inner<W: World> {
     /// The tail, for the epoch that fails a member.
     tail: Cell<Lsn>,
     read_only: bool,
-    /// Rows that a replay in memory could not put in place: (member, byte) → block.
+    /// Blocks that are newer than what may lie at their place: (member, byte) → block.
     overlay: RefCell<HashMap<(u8, u64), evenkeel_journal::Slice>>,
 }
 
@@ -172,9 +172,27 @@ impl<W: World> Members<W> {
         (m.state, path, m.read_errors, m.write_errors)
     }
 
-    /// Keeps a block that a replay in memory found for this place.
+    /// From now on a read of this place gives this block: what replay in memory found, or what a
+    /// destage is about to write, so that a row is never seen half new.
     pub fn overlay(&self, member: MemberIndex, at: u64, block: evenkeel_journal::Slice) {
         self.0.overlay.borrow_mut().insert((member.0, at), block);
+    }
+
+    /// Ends [`Members::overlay`] for one place.
+    pub fn remove_overlay(&self, member: MemberIndex, at: u64) {
+        self.0.overlay.borrow_mut().remove(&(member.0, at));
+    }
+
+    /// Waits until the array has lost more than it tolerates, or `ended`.
+    pub async fn wait_halted(&self, ended: impl Fn() -> bool) {
+        while !self.0.halted.get() && !ended() {
+            self.0.changed.wait().await;
+        }
+    }
+
+    /// Has those look again who wait for a change of health.
+    pub fn wake(&self) {
+        self.0.changed.notify();
     }
 
     fn disk(&self, member: MemberIndex) -> Option<W::Disk> {
@@ -398,6 +416,8 @@ impl<W: World> Members<W> {
     /// # Errors
     /// `Halted` if too many members fail.
     pub async fn mark_in_force(&self) -> Result<bool, Halted> {
+        // What was read may still be volatile: the daemon that wrote it died before its flush.
+        self.flush().await?;
         let _turn = self.0.epoch_lock.lock().await;
         let before = self.gone();
         let s = self.superblock();

@@ -49,9 +49,7 @@ mod reference {
     }
 
     pub fn divide(a: u8, b: u8) -> u8 {
-        (0..=255)
-            .find(|q| mul(*q, b) == a)
-            .expect("a division by zero")
+        (0..=255).find(|q| mul(*q, b) == a).expect("a division by zero")
     }
 
     pub fn power(base: u8, exponent: usize) -> u8 {
@@ -110,9 +108,7 @@ fn rebuild(code: &Code, data_columns: usize, row: &[Vec<u8>], lost: u64) -> Resu
         .map_err(|error| format!("{code:?} without {wanted:?}: {error}"))?;
     for (column, block) in wanted.iter().zip(&out) {
         if *block != row[*column] {
-            return Err(format!(
-                "{code:?} without {wanted:?}: column {column} came out wrong"
-            ));
+            return Err(format!("{code:?} without {wanted:?}: column {column} came out wrong"));
         }
     }
     Ok(())
@@ -121,18 +117,12 @@ fn rebuild(code: &Code, data_columns: usize, row: &[Vec<u8>], lost: u64) -> Resu
 /// Every set of at most `most` of `columns` columns, or a seeded choice where there are too many.
 fn losses(columns: usize, most: usize, noise: &mut Noise) -> Vec<u64> {
     if columns <= 12 {
-        return (0..1u64 << columns)
-            .filter(|lost| lost.count_ones() as usize <= most)
-            .collect();
+        return (0..1u64 << columns).filter(|lost| lost.count_ones() as usize <= most).collect();
     }
     (0..300)
         .map(|i| {
             // Every other time as many as can be.
-            let count = if i % 2 == 0 {
-                most
-            } else {
-                noise.below(most + 1)
-            };
+            let count = if i % 2 == 0 { most } else { noise.below(most + 1) };
             let mut lost = 0u64;
             while (lost.count_ones() as usize) < count {
                 lost |= 1 << noise.below(columns);
@@ -144,16 +134,11 @@ fn losses(columns: usize, most: usize, noise: &mut Noise) -> Vec<u64> {
 
 /// The levels that allow a shape.
 fn codes(k: usize, m: usize) -> Vec<Code> {
-    Level::ALL
-        .into_iter()
-        .filter_map(|level| Code::new(level, k, m).ok())
-        .collect()
+    Level::ALL.into_iter().filter_map(|level| Code::new(level, k, m).ok()).collect()
 }
 
 fn shapes() -> impl Iterator<Item = (usize, usize)> {
-    (1..=20)
-        .flat_map(|k| (1..=6).map(move |m| (k, m)))
-        .chain([(4, 12)])
+    (1..=20).flat_map(|k| (1..=6).map(move |m| (k, m))).chain([(4, 12)])
 }
 
 #[test]
@@ -210,12 +195,8 @@ fn wide_codes_rebuild_what_they_promise() {
             let mut shards: Vec<Option<&[u8]>> = row.iter().map(|b| Some(b.as_slice())).collect();
             lost.iter().for_each(|i| shards[*i] = None);
             let mut out = vec![vec![0; 64]; m];
-            code.reconstruct(k, &shards, lost, &mut exclusive(&mut out))
-                .unwrap();
-            assert!(
-                lost.iter().zip(&out).all(|(i, block)| *block == row[*i]),
-                "{code:?}"
-            );
+            code.reconstruct(k, &shards, lost, &mut exclusive(&mut out)).unwrap();
+            assert!(lost.iter().zip(&out).all(|(i, block)| *block == row[*i]), "{code:?}");
         }
     }
 }
@@ -285,10 +266,7 @@ fn an_update_equals_a_new_encoding() {
                     let mut data = noise.blocks(k, len);
                     let mut parity = encode(&code, &data, rows, len);
                     let delta = noise.block(len);
-                    data[column]
-                        .iter_mut()
-                        .zip(&delta)
-                        .for_each(|(d, x)| *d ^= x);
+                    data[column].iter_mut().zip(&delta).for_each(|(d, x)| *d ^= x);
                     code.update(column, &delta, &mut exclusive(&mut parity));
                     assert_eq!(parity, encode(&code, &data, rows, len), "{code:?} {column}");
                 }
@@ -316,10 +294,7 @@ fn shortened_codes_are_those_with_zeros() {
                     if row.is_empty() {
                         continue;
                     }
-                    for lost in losses(columns + rows, rows, &mut noise)
-                        .into_iter()
-                        .take(100)
-                    {
+                    for lost in losses(columns + rows, rows, &mut noise).into_iter().take(100) {
                         rebuild(&code, columns, &row, lost).unwrap();
                     }
                 }
@@ -333,9 +308,8 @@ fn one_data_column_gives_copies() {
     let mut noise = Noise(8);
     let data = noise.blocks(1, 192);
     for m in 1..=6 {
-        for (k, code) in [1, 2, 9, 20]
-            .into_iter()
-            .flat_map(|k| codes(k, m).into_iter().map(move |c| (k, c)))
+        for (k, code) in
+            [1, 2, 9, 20].into_iter().flat_map(|k| codes(k, m).into_iter().map(move |c| (k, c)))
         {
             let parity = encode(&code, &data, m, 192);
             assert!(parity.iter().all(|block| *block == data[0]), "{code:?}");
@@ -386,12 +360,8 @@ fn wanted_columns_are_free_to_choose() {
             .collect();
         let wanted: Vec<usize> = (0..noise.below(6)).map(|_| noise.below(10)).collect();
         let mut out = vec![vec![0; 128]; wanted.len()];
-        code.reconstruct(6, &shards, &wanted, &mut exclusive(&mut out))
-            .unwrap();
-        assert!(
-            wanted.iter().zip(&out).all(|(i, block)| *block == row[*i]),
-            "{lost:b} {wanted:?}"
-        );
+        code.reconstruct(6, &shards, &wanted, &mut exclusive(&mut out)).unwrap();
+        assert!(wanted.iter().zip(&out).all(|(i, block)| *block == row[*i]), "{lost:b} {wanted:?}");
     }
 }
 
@@ -407,33 +377,14 @@ fn unsupported_shapes_are_refused_in_sentences() {
         (Level::Raid1, 1, 0, "a code has at least one parity column"),
         (Level::Raid5, 0, 1, "a code has at least one data column"),
         (Level::Raid6, 4, 1, "raid6 has exactly two parity columns"),
-        (
-            Level::Raid6,
-            254,
-            2,
-            "a code has at most 255 columns, data and parity together",
-        ),
+        (Level::Raid6, 254, 2, "a code has at most 255 columns, data and parity together"),
         (Level::Rs, 0, 3, "a code has at least one data column"),
         (Level::Rs, 3, 0, "a code has at least one parity column"),
-        (
-            Level::Rs,
-            200,
-            56,
-            "a code has at most 255 columns, data and parity together",
-        ),
-        (
-            Level::Rs,
-            usize::MAX,
-            2,
-            "a code has at most 255 columns, data and parity together",
-        ),
+        (Level::Rs, 200, 56, "a code has at most 255 columns, data and parity together"),
+        (Level::Rs, usize::MAX, 2, "a code has at most 255 columns, data and parity together"),
         (Level::Evenodd, 4, 2, "evenodd is not supported yet"),
     ] {
-        assert!(
-            refused(level, k, m).ends_with(reason),
-            "{}",
-            refused(level, k, m)
-        );
+        assert!(refused(level, k, m).ends_with(reason), "{}", refused(level, k, m));
     }
 }
 
@@ -460,10 +411,7 @@ fn a_wrong_coefficient_is_noticed() {
         let failures = (losses(k + m, m, &mut noise).into_iter())
             .filter(|lost| rebuild(&code, k, &bad, *lost).is_err())
             .count();
-        assert!(
-            failures > 0,
-            "row {row}, column {column}: no loss noticed {error}"
-        );
+        assert!(failures > 0, "row {row}, column {column}: no loss noticed {error}");
     }
 }
 
@@ -476,13 +424,9 @@ fn mistakes_of_the_caller_panic() {
     let (a, b) = ([1u8; 64], [2u8; 128]);
     let code = || Code::new(Level::Rs, 2, 2).unwrap();
     assert!(panics(|| code().encode(&[&a, &a, &a], &mut [&mut [0; 64]])));
-    assert!(panics(
-        || code().encode(&[&a], &mut [&mut [0; 64], &mut [0; 64], &mut [0; 64]])
-    ));
+    assert!(panics(|| code().encode(&[&a], &mut [&mut [0; 64], &mut [0; 64], &mut [0; 64]])));
     assert!(panics(|| code().encode(&[&a, &b], &mut [&mut [0; 64]])));
-    assert!(panics(
-        || code().encode(&[&a], &mut [&mut [0; 64], &mut [0; 128]])
-    ));
+    assert!(panics(|| code().encode(&[&a], &mut [&mut [0; 64], &mut [0; 128]])));
     assert!(panics(|| code().encode(&[&a[..63]], &mut [&mut [0; 63]])));
     assert!(panics(|| code().encode(&[], &mut [&mut [0; 63]])));
     assert!(panics(|| code().update(2, &a, &mut [&mut [0; 64]])));

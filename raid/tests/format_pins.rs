@@ -283,7 +283,8 @@ fn areas_are_computed_as_the_page_says() {
         let n = (k + m) as u64;
         assert_eq!(g.map_pages(), g.stripes.div_ceil(252));
         assert_eq!(g.root_pages(), g.map_pages().div_ceil(32256));
-        assert_eq!(g.slots, g.stripes + 64.max(g.stripes.div_ceil(64)));
+        let request = 256.min(g.device_blocks()) / g.stripe_blocks();
+        assert_eq!(g.slots, g.stripes + 64.max(g.stripes.div_ceil(64)).max(request + 32));
         assert_eq!(g.member_bytes, bytes / 65536 * 65536);
         assert_eq!(g.pages_offset, 131_072 + g.log_rows * 4096);
         let groups = (g.map_pages() + g.root_pages()).div_ceil(n);

@@ -142,10 +142,7 @@ fn check_free(path: &Path) -> Result<(), Failure> {
     let occupied = |what: &str| {
         Failure::new(
             16,
-            format!(
-                "{} holds {what}. Nothing was changed; --force overwrites it.",
-                path.display()
-            ),
+            format!("{} holds {what}. Nothing was changed; --force overwrites it.", path.display()),
         )
     };
     let unreadable =
@@ -250,7 +247,8 @@ impl MadeFiles {
             let cannot = |e: io::Error| {
                 Failure::new(1, format!("{} cannot be created: {e}.", disk.display()))
             };
-            let file = OpenOptions::new().write(true).create_new(true).open(disk).map_err(cannot)?;
+            let file =
+                OpenOptions::new().write(true).create_new(true).open(disk).map_err(cannot)?;
             self.files.push(disk.clone());
             file.set_len(bytes).and_then(|()| file.sync_all()).map_err(cannot)?;
         }

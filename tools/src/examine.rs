@@ -150,8 +150,7 @@ fn text(v: &Value) -> String {
             );
         }
         for a in v["areas"].as_array().into_iter().flatten() {
-            let (at, bytes) =
-                (a["offset"].as_u64().unwrap_or(0), a["bytes"].as_u64().unwrap_or(0));
+            let (at, bytes) = (a["offset"].as_u64().unwrap_or(0), a["bytes"].as_u64().unwrap_or(0));
             out += &format!(
                 "\n  {:<12} bytes {at} to {} ({})",
                 word(&a["area"]),

@@ -6,8 +6,8 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use evenkeel_journal::replay::{ColumnCode, KeptCommit, LogContents, LogError, LogReader};
 use evenkeel_journal::record::Record;
+use evenkeel_journal::replay::{ColumnCode, KeptCommit, LogContents, LogError, LogReader};
 use evenkeel_journal::uring::{Access, UringDisk};
 use evenkeel_journal::{BLOCK, MemberIndex};
 use evenkeel_raid::codec::Code;

@@ -72,8 +72,10 @@ fn call_failure(name: &str, error: CallError) -> Failure {
         ),
         CallError::Io(e) => Failure::new(
             1,
-            format!("The daemon of \"{name}\" does not answer ({e}). The array is as safe as \
-                     after a power cut: its daemon may be killed and started again."),
+            format!(
+                "The daemon of \"{name}\" does not answer ({e}). The array is as safe as \
+                     after a power cut: its daemon may be killed and started again."
+            ),
         ),
     }
 }

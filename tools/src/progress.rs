@@ -27,7 +27,9 @@ impl Shown {
 
     /// So many bytes are done.
     pub fn bytes(&self, what: &str, done: u64, all: u64) {
-        self.line(|| format!("{what}: {} of {} ({}%)", human(done), human(all), percent(done, all)));
+        self.line(|| {
+            format!("{what}: {} of {} ({}%)", human(done), human(all), percent(done, all))
+        });
     }
 
     fn line(&self, text: impl FnOnce() -> String) {

@@ -17,7 +17,11 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() || number.ends_with('.') || part.len() > 9 || (shift == 0 && !part.is_empty()) {
+    if whole.is_empty()
+        || number.ends_with('.')
+        || part.len() > 9
+        || (shift == 0 && !part.is_empty())
+    {
         return Err(wrong());
     }
     let whole: u128 = whole.parse().map_err(|_| wrong())?;

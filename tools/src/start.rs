@@ -75,7 +75,8 @@ fn find_disks(what: &[PathBuf]) -> Result<(String, Vec<PathBuf>), Failure> {
     let mut identities = Vec::new();
     for disk in what {
         let identity = probe::identify(disk).map_err(|mut e| {
-            e.message.push_str(" Nothing was changed. A start without it is possible: leave it out.");
+            e.message
+                .push_str(" Nothing was changed. A start without it is possible: leave it out.");
             e
         })?;
         identities.push((&**disk, identity));

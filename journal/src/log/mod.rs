@@ -172,6 +172,9 @@ struct State {
     live: VecDeque<u32>,
     live_base: Lsn,
     pending: VecDeque<Pending>,
+    /// What could not be written when the array halted: the ring's tail still covers it, so its
+    /// places must stay as they are.
+    stranded: Vec<Pending>,
     on_durable: VecDeque<(Lsn, Release)>,
     want_durable: Lsn,
     /// At or before the oldest record that somebody waits for.
@@ -285,6 +288,7 @@ impl<W: World, D: LogDevices> Journal<W, D> {
             live,
             live_base: start.first_lsn,
             pending: VecDeque::new(),
+            stranded: Vec::new(),
             on_durable: VecDeque::new(),
             want_durable: Lsn(0),
             want_first: Lsn(0),

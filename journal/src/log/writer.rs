@@ -43,7 +43,10 @@ impl<W: World, D: LogDevices> Journal<W, D> {
                     let batch = self.gather();
                     if batch.iter().any(|p| p.is_place) && !broken(Sabotage::PlaceBeforeFlush) {
                         // The chunks that a Place names are stable before it is written.
-                        self.flush_all().await?;
+                        if let Err(halted) = self.flush_all().await {
+                            self.0.state.borrow_mut().stranded = batch;
+                            return Err(halted);
+                        }
                     }
                     self.write_commit(batch).await?;
                 }
@@ -142,7 +145,10 @@ impl<W: World, D: LogDevices> Journal<W, D> {
             async move { w.await.map(|_| ()) }
         });
         for done in join_all(writes.collect()).await {
-            done?;
+            if let Err(halted) = done {
+                self.0.state.borrow_mut().stranded = batch;
+                return Err(halted);
+            }
         }
         let ring_end = batch.last().map_or(0, |p| p.ring_end);
         if ring_end > 0 {

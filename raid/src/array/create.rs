@@ -4,12 +4,12 @@
 use evenkeel_journal::log::{Journal, LogStart};
 use evenkeel_journal::record::Record;
 use evenkeel_journal::ring::{Ring, ring_bytes};
-use evenkeel_journal::{CommitNumber, Disk, Lsn, MemberIndex, World};
+use evenkeel_journal::{Buf, CommitNumber, Disk, Lsn, MemberIndex, World};
 
 use crate::codec::Code;
 use crate::epoch::Found;
 use crate::error::{ArrayError, ErrorKind};
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, MEMBER_GRAIN, SUPERBLOCK_BYTES};
 use crate::map::{Map, write_pages};
 use crate::members::Members;
 use crate::options::CreateOptions;
@@ -114,6 +114,18 @@ pub async fn create<W: World>(
     };
     // The old superblocks go first: a create that is cut leaves no array, old or new.
     wipe(&members, &geometry).await.map_err(|_| gone("The superblocks"))?;
+    for d in disks {
+        // The end of a disk that is larger than the smallest may bear an older array's copy C.
+        let end = d.facts().bytes / MEMBER_GRAIN * MEMBER_GRAIN - SUPERBLOCK_BYTES;
+        if end > geometry.superblock_c() {
+            let zeros = Buf::zeroed(SUPERBLOCK_BYTES as usize).freeze();
+            let wiped = match d.write(end, vec![zeros]).await {
+                Ok(()) => d.flush().await,
+                failed => failed,
+            };
+            wiped.map_err(|_| gone("The end of a disk"))?;
+        }
+    }
     let map = Map::empty(geometry, uuid);
     for root in 0..geometry.root_pages() {
         let page = map.root_page(root, Lsn(0));

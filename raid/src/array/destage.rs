@@ -19,7 +19,7 @@ use evenkeel_journal::record::{Covered, ParityRow, Record};
 use evenkeel_journal::ring::record_bytes;
 use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::sync::join_all;
-use evenkeel_journal::{BLOCK, Buf, Lsn, Segs, Slice, Slot, Stripe, World};
+use evenkeel_journal::{BLOCK, Buf, Lsn, MemberIndex, Segs, Slice, Slot, Stripe, World};
 
 use super::Array;
 use super::cache::DirtyBlock;
@@ -263,9 +263,10 @@ impl<W: World> Array<W> {
         let zero = vec![0u8; BLOCK];
         let new = |b: &DirtyBlock| b.data.as_ref().map(|p| p.bytes().clone());
         let all_there = (0..k + m).all(|c| self.0.members.is_active(g.member_of(slot, c)));
-        if all_there && d + m <= k - d {
-            let wanted: Vec<usize> = covered.iter().map(|c| c.0).chain(k..k + m).collect();
-            let mut old = self.read_rows(slot, row, 1, &wanted).await?;
+        let wanted: Vec<usize> = covered.iter().map(|c| c.0).chain(k..k + m).collect();
+        let changed = all_there && d + m <= k - d;
+        let old = if changed { self.read_rows(slot, row, 1, &wanted).await.ok() } else { None };
+        if let Some(mut old) = old {
             let mut parity = old.split_off(d);
             for ((column, _, block), mut delta) in covered.iter().zip(old) {
                 let new = new(block);
@@ -374,11 +375,19 @@ impl<W: World> Array<W> {
         if runs.is_empty() {
             return Ok(());
         }
-        self.write_runs(runs).await?;
-        if broken(Sabotage::TailBeforeFlush) {
-            return Ok(());
+        // Should the array halt half-way, reads still see the rows whole (I8).
+        let places: Vec<(u8, u64)> = runs.keys().copied().collect();
+        for ((member, at), block) in &runs {
+            self.0.members.overlay(MemberIndex(*member), *at, block[0].clone());
         }
-        self.0.members.flush().await
+        self.write_runs(runs).await?;
+        if !broken(Sabotage::TailBeforeFlush) {
+            self.0.members.flush().await?;
+        }
+        for (member, at) in places {
+            self.0.members.remove_overlay(MemberIndex(member), at);
+        }
+        Ok(())
     }
 
     fn rows_are_in_place(&self, stripe: Stripe, rows: &[Row], lsn: Lsn) {

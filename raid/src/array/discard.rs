@@ -11,6 +11,7 @@ use super::cache::DirtyBlock;
 use super::write::{Piece, pieces};
 use super::{Array, MAX_REQUEST};
 use crate::error::RequestError;
+use crate::geometry::MAX_REQUEST_BLOCKS;
 use crate::options::Ack;
 
 /// Stripes of one step: a longer discard is several, each atomic.
@@ -40,7 +41,8 @@ impl<W: World> Array<W> {
         let step = STEP_STRIPES * self.0.geometry.stripe_blocks();
         let mut from = first;
         while from < end {
-            let to = end.min((from / step + 1) * step);
+            let near = end - first <= MAX_REQUEST_BLOCKS;
+            let to = if near { end } else { end.min((from / step + 1) * step) };
             self.zero_blocks(from, to - from).await?;
             from = to;
         }
@@ -86,10 +88,7 @@ impl<W: World> Array<W> {
                 locked.insert(p.stripe);
             }
         }
-        for p in &all {
-            let first = p.stripe.0 * g.stripe_blocks() + u64::from(p.first);
-            self.0.locks.unmerged(first, u64::from(p.count)).await;
-        }
+        self.0.locks.unmerged(&[(block, count)]).await;
         // 3. Append; cache and map follow.
         let horizon = self.0.journal.last_lsn();
         let mut items: Vec<Item> = Vec::new();

@@ -66,9 +66,11 @@ impl Locks {
         self.0.stripes.borrow().contains_key(&stripe)
     }
 
-    /// Waits until nobody merges a block of `first..first + count`.
-    pub async fn unmerged(&self, first: u64, count: u64) {
-        while self.0.blocks.borrow().iter().any(|b| (first..first + count).contains(b)) {
+    /// Waits until nobody merges a block of any of these ranges (first block, count): of none of
+    /// them at the moment when this returns.
+    pub async fn unmerged(&self, ranges: &[(u64, u64)]) {
+        let hit = |b: &u64| ranges.iter().any(|(first, n)| (*first..first + n).contains(b));
+        while self.0.blocks.borrow().iter().any(hit) {
             self.0.freed.wait().await;
         }
     }

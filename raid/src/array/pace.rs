@@ -18,6 +18,14 @@ impl<W: World> Array<W> {
     pub(super) fn spawn_destage(&self) {
         let destager = self.clone();
         self.0.world.spawn("destager", async move { destager.run_destage().await });
+        let watcher = self.clone();
+        self.0.world.spawn("halt watcher", async move {
+            watcher.0.members.wait_halted(|| watcher.0.stopped.get()).await;
+            // Whoever waits for room, slots or a commit is told.
+            watcher.0.journal.halt();
+            watcher.0.slots.freed().notify();
+            watcher.0.dirtied.notify();
+        });
         let ticker = self.clone();
         self.0.world.spawn("destage ticker", async move { ticker.run_ticker().await });
     }

@@ -46,6 +46,7 @@ pub(crate) async fn find<D: Disk>(disk: &D) -> Result<Found, ArrayError> {
         places.push(facts.bytes / MEMBER_GRAIN * MEMBER_GRAIN - SUPERBLOCK_BYTES);
     }
     let mut copies: Vec<Superblock> = Vec::new();
+    let mut array = None;
     let mut worst = BadSuperblock::Absent;
     let mut i = 0;
     while i < places.len() {
@@ -60,7 +61,10 @@ pub(crate) async fn find<D: Disk>(disk: &D) -> Result<Found, ArrayError> {
             Err(_) => Err(BadSuperblock::Damaged),
         };
         match found {
+            // A copy C of an older array may be left at the end of a disk.
+            Ok(s) if array.is_some_and(|a| a != s.array) => {}
             Ok(s) => {
+                array = Some(s.array);
                 let c = s.geometry.superblock_c();
                 if !places.contains(&c) {
                     places.push(c);
@@ -263,7 +267,7 @@ fn find_ring<W: World>(
         Ok(Some(memory)) => match read_ring(&memory, sb.array, sb.ring) {
             Ok(contents) => contents,
             Err(why) if required => return refuse(why),
-            Err(_) => return Ok(None),
+            Err(why) => return refuse(why),
         },
         Ok(None) if required => return refuse("it does not exist any more".into()),
         Err(e) if required => return refuse(format!("it cannot be opened: {e}")),

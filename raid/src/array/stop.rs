@@ -20,6 +20,7 @@ impl<W: World> Array<W> {
         let done = if self.0.options.read_only { Ok(()) } else { self.empty_the_log().await };
         self.0.stopped.set(true);
         self.0.journal.halt();
+        self.0.members.wake();
         self.0.dirtied.notify();
         if done.is_ok() || self.0.options.read_only {
             let _ = self.0.world.remove_ring(self.0.ring_id.get());

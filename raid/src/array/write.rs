@@ -93,9 +93,6 @@ impl<W: World> Array<W> {
         let data = if merged.is_empty() {
             data
         } else {
-            for b in &merged {
-                self.0.locks.unmerged(*b, 1).await;
-            }
             merging = Some(self.0.locks.merge(merged.clone()));
             self.merge(at, &data, first, last, &merged).await?
         };
@@ -108,9 +105,13 @@ impl<W: World> Array<W> {
             .collect();
         let crcs = self.write_slots(&placed).await?;
         // Where this request holds the stripe's lock, nobody else merges.
-        for p in pieces.iter().filter(|p| guards.iter().all(|g| g.stripe() != p.stripe)) {
-            let block = p.stripe.0 * g.stripe_blocks() + u64::from(p.first);
-            self.0.locks.unmerged(block, u64::from(p.count)).await;
+        let unlocked = pieces.iter().filter(|p| guards.iter().all(|g| g.stripe() != p.stripe));
+        let ranges: Vec<(u64, u64)> = unlocked
+            .map(|p| (p.stripe.0 * g.stripe_blocks() + u64::from(p.first), u64::from(p.count)))
+            .collect();
+        self.0.locks.unmerged(&ranges).await;
+        if self.0.members.is_halted() {
+            return Err(RequestError::Io);
         }
 
         // 4. Parts into the ring. 5. Append. Nothing else runs from here to the acknowledgement.

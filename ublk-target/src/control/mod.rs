@@ -8,11 +8,11 @@
 //! - [`server`] the daemon's half, on the engine's ring: it never blocks and bounds what it takes;
 //! - [`client`] the command's half, on a blocking socket.
 
-pub mod client;
-pub mod server;
 #[cfg(test)]
 #[path = "tests.rs"]
 mod both_halves;
+pub mod client;
+pub mod server;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

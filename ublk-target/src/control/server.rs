@@ -42,12 +42,7 @@ struct State<W: World, C: Commands> {
 }
 
 /// Serves `commands` to whoever connects to `listener`. Runs until the process ends.
-pub fn start<W: World, C: Commands>(
-    world: W,
-    driver: Driver,
-    listener: UnixListener,
-    commands: C,
-) {
+pub fn start<W: World, C: Commands>(world: W, driver: Driver, listener: UnixListener, commands: C) {
     let state = Rc::new(State {
         world: world.clone(),
         commands,

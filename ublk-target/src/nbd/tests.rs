@@ -89,8 +89,7 @@ fn serve(name: &str, read_only: bool) -> Served {
     let thread = std::thread::spawn(move || {
         let engine = Engine::new().unwrap();
         let world = engine.world(&run).unwrap();
-        let target =
-            Ram { world: world.clone(), bytes: Rc::new(RefCell::new(vec![0; SIZE])) };
+        let target = Ram { world: world.clone(), bytes: Rc::new(RefCell::new(vec![0; SIZE])) };
         let listener = socket::listen(&run.join("nbd")).unwrap();
         let config = ServerConfig { name: "ram".into(), read_only };
         let server =
@@ -290,8 +289,7 @@ fn a_client_that_takes_no_replies_stalls_itself_alone() {
         .map(|_| {
             let mut c = Client::connect(&served.dir);
             c.0.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
-            let asks: Vec<u8> =
-                (0..4000).flat_map(|i| request(0, i, 0, 1 << 20, &[])).collect();
+            let asks: Vec<u8> = (0..4000).flat_map(|i| request(0, i, 0, 1 << 20, &[])).collect();
             let _ = c.0.write_all(&asks);
             c
         })
