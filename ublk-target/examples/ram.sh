@@ -10,7 +10,7 @@ uname -r
 ram=$EVENKEEL
 run=/run/ek; mkdir -p $run
 $ram $run /dev/shm/ram.img $((256<<20)) >/tmp/ram.log 2>&1 &
-for i in $(seq 100); do grep -q '^/dev' /tmp/ram.log && break; sleep .1; done
+for _ in $(seq 100); do grep -q '^/dev' /tmp/ram.log && break; sleep .1; done
 cat /tmp/ram.log
 dev=$(grep '^/dev' /tmp/ram.log); b=${dev##*/}
 grep . /sys/block/$b/queue/{logical_block_size,physical_block_size,minimum_io_size,optimal_io_size,discard_granularity,discard_max_bytes,write_zeroes_max_bytes,write_cache,fua,max_sectors_kb,max_hw_sectors_kb} /sys/block/$b/size
@@ -22,16 +22,16 @@ timeout 100 fio --name=k --filename=/mnt/t/f --size=32m --rw=randwrite --bs=16k 
 fio=$!
 sleep 3
 for round in 1 2 3; do
-  pid=$(pidof $(basename $ram)); echo pid $pid; cat /sys/block/$b/inflight; kill -9 $pid; sleep .5
+  pid=$(pidof "${ram##*/}"); echo pid $pid; cat /sys/block/$b/inflight; kill -9 $pid; sleep .5
   $ram $run /dev/shm/ram.img $((256<<20)) >/tmp/ram$round.log 2>&1 &
-  for i in $(seq 100); do grep -q '^/dev' /tmp/ram$round.log && break; sleep .1; done
+  for _ in $(seq 100); do grep -q '^/dev' /tmp/ram$round.log && break; sleep .1; done
   cat /tmp/ram$round.log; grep -q '^/dev' /tmp/ram$round.log || exit 4
   sleep 3
 done
 wait $fio; rc=$?; grep -E "err=|IOPS|verify" /tmp/fio.log; [ $rc = 0 ] || exit 5
-grep ublk /proc/$(pidof $(basename $ram))/mountinfo && exit 6
+grep ublk "/proc/$(pidof "${ram##*/}")/mountinfo" && exit 6
 sync; umount /mnt/t; e2fsck -fn $dev || exit 7
-kill -9 $(pidof $(basename $ram))
+kill -9 "$(pidof "${ram##*/}")"
 $ram $run /dev/shm/ram.img $((256<<20)) stop-after 3 >/tmp/ram9.log 2>&1 &
 p=$!; sleep 2; exec 7<$dev; timeout 20 tail --pid=$p -f /dev/null; echo "ended $?"; exec 7<&-; cat /tmp/ram9.log; grep -q "in use: true" /tmp/ram9.log || exit 8
 ls /dev/ublk*; [ -e $dev ] && exit 9

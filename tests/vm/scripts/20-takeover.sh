@@ -3,14 +3,16 @@
 # asked does not fit it, deleted where it never served; and how signals and stops treat a device in
 # use. Prints ALL GOOD.
 #
-#   tests/vm/boot --disks 4 --size 256M ublk-target/examples/takeover.sh
+#   tests/vm/boot --disks 4 --size 256M tests/vm/scripts/20-takeover.sh
+#
+# boot: --disks 4 --size 256M --limit 600
 set -u
 e=$EVENKEEL run=$EVENKEEL_RUN_DIR
 read -ra disks <<<"$EVENKEEL_DISKS"
 n=0
 check() { n=$((n + 1)); echo "ok $n: $1"; }
 die() { echo "FAILED: $*"; tail -n 20 "$run/a.log"; ls -l "$run" /dev/ublk*; exit 1; }
-code() { local want=$1 got; shift; "$@"; got=$?; [ $got = "$want" ] || die "exit $got, not $want: $*"; check "exit $want: ${*##*/}"; }
+code() { local want=$1 got; shift; "$@"; got=$?; [ "$got" = "$want" ] || die "exit $got, not $want: $*"; check "exit $want: ${*##*/}"; }
 pid() { cat "$run/a.pid"; }
 kill9() { kill -9 "$(pid)"; while kill -0 "$(pid)" 2>/dev/null; do sleep .05; done; }
 
@@ -41,7 +43,7 @@ kill9
 rm "$run/a.ublk"
 code 2 "$e" start "${disks[@]}" --ack cached
 code 0 "$e" start "${disks[@]}" --ack durable
-[ "$(ls /dev/ublkb*)" = $dev ] || die "another device"
+[ "$(compgen -G "/dev/ublkb*")" = $dev ] || die "another device"
 check "the device was found without its record"
 
 exec 7<$dev
@@ -74,10 +76,10 @@ for ms in 5 10 20 40 80 120 160 200 300 400 600 800 1000 1300 1600 2000 2500 300
 done
 ls /dev/ublk*; cat "$run"/a.ublk
 code 0 "$e" start "${disks[@]}"
-[ "$(ls /dev/ublkb* | wc -l)" = 1 ] || die "devices left behind"
-[ "$(ls -d /sys/class/ublk-char/ublkc* | wc -l)" = 1 ] || die "devices left behind"
+[ "$(compgen -G "/dev/ublkb*" | wc -l)" = 1 ] || die "devices left behind"
+[ "$(compgen -G "/sys/class/ublk-char/ublkc*" | wc -l)" = 1 ] || die "devices left behind"
 cmp -n 1048576 /dev/evenkeel/a /tmp/data || die "data"
 code 0 "$e" stop a
-[ -z "$(ls -d /sys/class/ublk-char/ublkc* 2>/dev/null)" ] || die "devices left behind"
-ls -A /dev/shm | grep evenkeel && die "rings left behind"
+[ -z "$(compgen -G "/sys/class/ublk-char/ublkc*")" ] || die "devices left behind"
+compgen -G "/dev/shm/evenkeel*" && die "rings left behind"
 echo ALL GOOD
