@@ -154,11 +154,12 @@ impl<D: Disk> LogReader<'_, D> {
             by_number.entry(h.number).or_default().push(*i);
             by_prev.entry((h.prev_number, h.prev_crc)).or_default().push(*i);
         }
+        // Case H: no header at all; a log that was created has one.
         let max_number = groups.iter().map(|g| g.header.number).max().ok_or(LogError::Missing)?;
         let max_lsn = groups.iter().map(|g| g.header.lsn_last).max().unwrap_or_default();
         let known = groups.iter().map(|g| g.header.durable).max().unwrap_or_default();
 
-        // The newest whole commit whose tail is whole, too.
+        // Case I: the newest whole commit whose tail is whole, too; that tail is the beginning.
         let mut begin = None;
         'newest: for i in &order {
             if self.load(&groups[*i]).await?.is_none() {
@@ -172,10 +173,12 @@ impl<D: Disk> LogReader<'_, D> {
             }
         }
         let Some((mut at, first)) = begin else {
+            // Case J: no commit is whole together with its tail.
             return Err(LogError::Damaged { last_whole: CommitNumber(0), durable: known });
         };
 
-        // From there on, successor by successor. Of two the higher number counts.
+        // Case K: from there on, successor by successor. Of two the higher number counts: the
+        // other was dropped by an earlier start.
         let mut commits = vec![first];
         loop {
             let (number, crc) = (groups[at].header.number, groups[at].header.commit_crc);
@@ -194,9 +197,11 @@ impl<D: Disk> LogReader<'_, D> {
             at = i;
         }
         let last = groups[at].header.number;
+        // Case M: some header knew a later commit as durable: what was promised is gone.
         if known > last {
             return Err(LogError::Damaged { last_whole: last, durable: known });
         }
+        // Case L: nobody did, so what lies beyond is a torn tail, and is dropped.
         let torn = groups.iter().filter(|g| g.header.number > last);
         let (mut torn_commits, mut torn_bytes) = (0, 0);
         for g in torn {
@@ -221,7 +226,9 @@ impl<D: Disk> LogReader<'_, D> {
                     let found = ColumnHeader::decode(block, g.array, row + n as u64);
                     let header = match found {
                         Ok(Some(h)) if h.member == u16::from(member.0) => h,
+                        // Case A: old data, payload, torn, or another member's.
                         Ok(_) => continue,
+                        // Case B: a newer program wrote it.
                         Err(version) => {
                             return Err(LogError::Unknown { number: CommitNumber(0), version });
                         }
@@ -232,6 +239,7 @@ impl<D: Disk> LogReader<'_, D> {
                         groups.push(Group { header: header.clone(), columns: Vec::new() });
                         groups.len() - 1
                     });
+                    // Case C: columns of one commit agree in all that is the commit's.
                     if groups[at].header.same_commit(&header) {
                         groups[at].columns.push(column);
                     }
@@ -269,6 +277,7 @@ impl<D: Disk> LogReader<'_, D> {
     /// A commit with its records; None if it is not whole.
     async fn load(&self, group: &Group) -> Result<Option<KeptCommit>, LogError> {
         let number = group.header.number;
+        // Case G: the CRC of the commit holds, but its records do not decode or do not fit.
         let unknown = LogError::Unknown { number, version: crate::commit::COMMIT_VERSION };
         let Some(whole) = self.gather(&group.header, Some(&group.columns)).await else {
             return Ok(None);
@@ -338,6 +347,7 @@ impl<D: Disk> LogReader<'_, D> {
             let crc = column_crc(bytes[..blocks * BLOCK].chunks(BLOCK).map(crc32c::crc32c));
             let own = ColumnHeader::decode(&header, h.array, h.row);
             let Ok(Some(own)) = own else { continue };
+            // Case D: torn or damaged since the scan, or its payload is: the column is missing.
             if own.column_crc != crc || !own.same_commit(h) || usize::from(own.column) != column {
                 continue;
             }
@@ -349,6 +359,7 @@ impl<D: Disk> LogReader<'_, D> {
             shards[column] = Some(bytes);
         }
         let present = shards.iter().filter(|s| s.is_some()).count();
+        // Case E: too few columns: the commit is not whole.
         if present < width {
             return None;
         }
@@ -371,7 +382,7 @@ impl<D: Disk> LogReader<'_, D> {
             }
         }
         inline.truncate(if h.flags & FLAG_INLINE != 0 { h.meta_bytes as usize } else { 0 });
-        // The columns count together only if the CRC over all of them holds.
+        // Case F: the columns count together only if the CRC over all of them holds.
         if h.compute_commit_crc(&inline, &crcs) != h.commit_crc {
             return None;
         }
@@ -413,7 +424,8 @@ impl<D: Disk> LogReader<'_, D> {
         (column, Some((first.freeze().part(0, BLOCK), bytes, blocks)))
     }
 
-    /// The writes that make a kept commit's damaged columns whole again: member, byte, pieces.
+    /// Case N: the writes that make a kept commit's damaged columns whole again (member, byte,
+    /// pieces).
     pub async fn repair(&self, commit: &KeptCommit) -> Vec<(MemberIndex, u64, Segs)> {
         let h = &commit.header;
         if commit.damaged_columns.is_empty() {

@@ -55,6 +55,7 @@ pub struct Decision {
 pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
     for (i, a) in found.iter().enumerate() {
         for b in &found[i + 1..] {
+            // Case EA: clones.
             if a.any().uuid() == b.any().uuid() {
                 return Err(ArrayError::new(
                     ErrorKind::Foreign,
@@ -74,6 +75,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
         .filter(|s| s.phase == Phase::Prepared && newest.is_none_or(|n| s.epoch > n.epoch));
     let mut candidates: Vec<&Superblock> = prepared.collect();
     candidates.sort_by_key(|s| std::cmp::Reverse(s.epoch));
+    // Case EC: a prepared epoch that all of its members that are here bear. Case ED: one lacks it.
     let rolled = candidates.into_iter().find(|p| {
         newest.is_none_or(|n| p.parent == n.epoch_id)
             && found.iter().all(|f| {
@@ -81,6 +83,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
                 entry.is_none_or(|m| m.state != MemberState::Active) || f.bears(p.epoch_id)
             })
     });
+    // Case EE: otherwise the newest in force. Case EF: there is none.
     let Some(epoch) = rolled.or(newest) else {
         return Err(ArrayError::new(
             ErrorKind::Disagree,
@@ -94,6 +97,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
     for (i, f) in found.iter().enumerate() {
         let uuid = f.any().uuid();
         let Some(index) = epoch.members.iter().position(|m| m.uuid == uuid) else {
+            // Case EB: not, or no longer, a member.
             return Err(ArrayError::new(
                 ErrorKind::Foreign,
                 format!(
@@ -103,6 +107,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
                 ),
             ));
         };
+        // Case EG: it bears the epoch. Case EH: but is not active in it.
         if f.bears(epoch.epoch_id) {
             if epoch.members[index].state == MemberState::Active {
                 current[index] = Some(i);
@@ -117,6 +122,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
         let own = f.in_force().unwrap_or(f.any());
         let oldest = epoch.history.last().map_or(epoch.epoch, |h| h.0);
         let ancestor = epoch.history.iter().any(|h| h.1 == own.epoch_id);
+        // Case EJ: it went on apart from the others.
         if !ancestor && own.epoch >= oldest && own.phase == Phase::InForce {
             return Err(ArrayError::new(
                 ErrorKind::Disagree,
@@ -128,6 +134,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
                 ),
             ));
         }
+        // Case EI: it missed something.
         stale.push(i);
     }
     let epoch = Superblock { phase: Phase::InForce, ..epoch.clone() };
@@ -155,6 +162,7 @@ impl Decision {
             .iter()
             .map(|i| format!("{i} ({})", uuid::Uuid::from_u128(self.epoch.members[*i].uuid)))
             .collect();
+        // Case EK: too few to give the content.
         if present < k {
             let stale = if self.stale.is_empty() {
                 String::new()
@@ -176,6 +184,7 @@ impl Decision {
                 ),
             ));
         }
+        // Case EL: those that are absent could have gone on alone.
         if absent.len() >= k && !accept_missing {
             return Err(ArrayError::new(
                 ErrorKind::TooFew,

@@ -105,7 +105,7 @@ pub(crate) fn recover(
     let end = log.last().header.lsn_last;
     let mut adopted: Vec<Adopted> = Vec::new();
     for found in ring.iter().flat_map(|r| &r.records).filter(|r| r.lsn > end) {
-        // A Parity that is not in the log: nothing of it was written in place.
+        // Case QF: a Parity that is not in the log: nothing of it was written in place.
         if matches!(found.record, Record::Parity { .. } | Record::Checkpoint { .. }) {
             if let Some(before) = adopted.last_mut() {
                 before.last |= found.last;
@@ -132,7 +132,7 @@ pub(crate) fn recover(
     for p in &mut parities {
         r.find_covered(p)?;
     }
-    // What a pending Parity covers goes in place with it, unless a newer Write waits.
+    // Case QB: what a pending Parity covers goes in place with it, unless a newer Write waits.
     for p in &parities {
         for row in &p.rows {
             for c in &row.covered {
@@ -164,6 +164,7 @@ impl Replay<'_> {
         match record {
             Record::Write { stripe, first, count, crcs } => {
                 let end = u64::from(*first) + u64::from(*count);
+                // Case WA: blocks that the device does not have.
                 if stripe.0 >= g.stripes || end > g.stripe_blocks() {
                     return bad("blocks");
                 }
@@ -173,6 +174,7 @@ impl Replay<'_> {
                         Some(crcs) => (data(i as usize), crcs[i as usize]),
                         None => (Source::Zero, zero),
                     };
+                    // Case WB: dirty, in place of an older one.
                     self.dirty.insert((*stripe, first + i), Found { lsn, source, crc });
                 }
                 let at = at.filter(|_| crcs.is_some());
@@ -182,6 +184,7 @@ impl Replay<'_> {
                 if stripe.0 >= g.stripes || u64::from(slot.0) >= g.slots {
                     return bad("a stripe or slot");
                 }
+                // Cases PA and PB: newer than the entry or not, what it supersedes is clean.
                 self.superseded(*stripe, *horizon);
                 self.moved(*stripe, Some(*slot), lsn);
             }
@@ -190,6 +193,7 @@ impl Replay<'_> {
                     return bad("stripes");
                 }
                 for s in first.0..first.0 + count {
+                    // Cases UA and UB: as PA and PB.
                     self.superseded(Stripe(s), *horizon);
                     self.moved(Stripe(s), None, lsn);
                 }
@@ -200,6 +204,7 @@ impl Replay<'_> {
                 }
                 self.parity(lsn, *stripe, *slot, rows, data)?;
             }
+            // Case XA: neither says anything of map or cache.
             Record::Lost { .. } | Record::Checkpoint { .. } => {}
         }
         Ok(())
@@ -215,6 +220,7 @@ impl Replay<'_> {
     }
 
     fn moved(&mut self, stripe: Stripe, slot: Option<Slot>, lsn: Lsn) {
+        // Cases PA and UA: the entry follows. PB and UB: it is as new or newer.
         if lsn > self.map.get(stripe).lsn {
             self.map.moved(stripe, slot, lsn);
             self.parities.remove(&stripe);
@@ -232,7 +238,7 @@ impl Replay<'_> {
         let g = self.g;
         let entry = self.map.get(stripe);
         if lsn <= entry.lsn {
-            // The home knows of it: it was in place and flushed. What it covers is clean.
+            // Case QA: home knows of it: it was in place and flushed. What it covers is clean.
             for row in rows {
                 for c in &row.covered {
                     let block = c.column * g.chunk_blocks + row.row;
@@ -243,15 +249,18 @@ impl Replay<'_> {
             }
             return Ok(());
         }
+        // Case QC: the slot is another stripe's by now.
         if entry.slot != Some(slot) {
             return Ok(());
         }
+        // Case QB: it may be in place in part: it goes there again.
         let mut pending = Vec::new();
         let mut next = 0;
         for row in rows {
             let sane = row.row < g.chunk_blocks
                 && row.parity_crcs.len() == g.parity
                 && row.covered.iter().all(|c| (c.column as usize) < g.data);
+            // Case QE: it does not fit the array.
             if !sane {
                 return Err(format!("Record {lsn} of the log does not fit the array's shape."));
             }
@@ -270,7 +279,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Finds the blocks that a pending Parity covers.
+    /// Finds the blocks that a pending Parity covers (case QD: one is gone).
     fn find_covered(&self, p: &mut PendingParity) -> Result<(), String> {
         for row in &mut p.rows {
             for c in &mut row.covered {

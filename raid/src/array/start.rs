@@ -215,6 +215,7 @@ impl<W: World> Array<W> {
         let recovered = recover(&g, map, &log, old_ring.as_ref())
             .map_err(|why| ArrayError::new(ErrorKind::LogDamaged, why))?;
         let mut slots = std::collections::HashSet::new();
+        // Case XB: two stripes in one slot.
         if let Some(twice) = recovered.map.slots().find(|s| !slots.insert(*s)) {
             return Err(ArrayError::new(
                 ErrorKind::LogDamaged,
@@ -248,6 +249,7 @@ fn find_ring<W: World>(
     sb: &Superblock,
     log: &LogContents,
 ) -> Result<Option<RingContents>, ArrayError> {
+    // Case RA: after a clean stop there is none.
     if sb.ring == 0 || broken(Sabotage::RingIgnored) {
         return Ok(None);
     }
@@ -266,17 +268,21 @@ fn find_ring<W: World>(
     let ring = match world.open_ring(sb.ring) {
         Ok(Some(memory)) => match read_ring(&memory, sb.array, sb.ring) {
             Ok(contents) => contents,
-            Err(why) if required => return refuse(why),
+            // Cases RD and RF: it exists, so power was not lost with it; but it is damaged.
             Err(why) => return refuse(why),
         },
+        // Case RD: it must be here, since the machine has not been booted.
         Ok(None) if required => return refuse("it does not exist any more".into()),
         Err(e) if required => return refuse(format!("it cannot be opened: {e}")),
+        // Case RE: power was lost with it, or this is another machine.
         Ok(None) | Err(_) => return Ok(None),
     };
+    // Case RC: a gap between log and ring.
     let end = log.last().header.lsn_last;
     if ring.records.first().is_some_and(|r| r.lsn > end.next()) {
         return refuse("it does not join the end of the log".into());
     }
+    // Case RB: what it holds above the log's end is adopted.
     Ok(Some(ring))
 }
 
@@ -287,6 +293,7 @@ async fn mend<W: World>(
     repairs: Vec<(MemberIndex, u64, evenkeel_journal::Slice)>,
 ) -> Result<(), Halted> {
     members.flush().await?;
+    // Case N: kept commits survive m losses again before anything rests on them.
     for commit in &log.commits {
         for (member, at, segs) in reader.repair(commit).await {
             members.write(member, at, segs).await?;

@@ -233,6 +233,7 @@ fn damaged(number: evenkeel_journal::CommitNumber) -> ArrayError {
 /// dropped and the last commit is such a fence itself: so that starts that are cut again and
 /// again do not fill the log.
 fn must_fence(log: &LogContents, state: &State) -> bool {
+    // Case P: the log goes on after a fence beyond which nothing was seen. Case O: all else.
     let last = log.last();
     let is_fence = last.records.iter().all(|r| matches!(r.record, Record::Checkpoint { .. }));
     !(is_fence && state.adopted.is_empty() && log.max_number == last.header.number)
@@ -272,12 +273,14 @@ pub(super) async fn check_places<W: World>(
         let wrong: Vec<usize> = (0..g.members())
             .filter(|c| found[*c].is_none() && members.is_active(g.member_of(*slot, *c)))
             .collect();
+        // Case RG: at most m chunks are wrong: they are made again.
         let views: Vec<Option<&[u8]>> = found.iter().map(|f| f.as_deref()).collect();
         let mut made: Vec<Buf> = wrong.iter().map(|_| Buf::new(rows * BLOCK)).collect();
         let mut out: Vec<&mut [u8]> = made.iter_mut().map(|b| &mut b[..]).collect();
         let present = views.iter().filter(|v| v.is_some()).count();
         let rebuilt = present >= g.data
             && members.code().reconstruct(g.data, &views, &wrong, &mut out).is_ok();
+        // Case RH: more are.
         if !rebuilt {
             return Err(ArrayError::new(
                 ErrorKind::LogDamaged,
