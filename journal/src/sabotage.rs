@@ -8,7 +8,7 @@ pub enum Sabotage {
     ParityNotLogged,
     /// I2: the tail passes what was destaged before the members were flushed.
     TailBeforeFlush,
-    /// I2: log space is reused before a commit with a tail beyond it is durable.
+    /// I2: log space is reused although commits in it are still needed.
     TailReuse,
     /// I3: a failed member is not recorded in the survivors' superblocks.
     FailureNotRecorded,

@@ -206,7 +206,7 @@ impl<W: World, D: LogDevices> Journal<W, D> {
             s.last_with_records = number;
         }
         if broken(Sabotage::TailReuse) {
-            s.space_tail = tail_total;
+            s.space_tail = row_total;
         }
 
         let first = number.0 as usize % live.len();
