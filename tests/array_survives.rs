@@ -13,7 +13,7 @@ fn the_array_survives_crashes() {
         let setup = setups().swap_remove(i % 3);
         scenarios.push(Scenario { setup, workload, seed: 11, durable: i % 2 == 1 });
     }
-    let effort = Effort { full: false, stride: 23, jobs: 2, failures: 3 };
+    let effort = Effort { full: false, stride: 23, jobs: 2, failures: 3, salts: 1, sequel: None };
     let totals = sweep::<Evenkeel>(&scenarios, &effort, || {});
     for f in &totals.failures {
         println!("{}\n  {}", f.message, command(&f.replay));

@@ -20,7 +20,7 @@ fn run<const FLAW: u8>(failures: usize) -> Totals {
             })
         })
         .collect();
-    let effort = Effort { full: false, stride: 1, jobs: 1, failures };
+    let effort = Effort { full: false, stride: 1, jobs: 1, failures, salts: 1, sequel: None };
     sweep::<StandIn<FLAW>>(&scenarios, &effort, || {})
 }
 

@@ -17,14 +17,15 @@ const STRIPES: u64 = 8;
 fn shape(name: &'static str, level: &'static str, data: usize, parity: usize, chunk: u64) -> Setup {
     let parsed: Level = level.parse().expect("a level");
     let grain = 65536;
-    let member = (1..1024)
+    let (member, log) = (1..1024)
         .map(|i| i * grain)
-        .find(|bytes| {
-            let plan = Geometry::plan(parsed, data, parity, chunk, *bytes, Some(4096), Some(4096));
-            plan.is_ok_and(|g| g.stripes >= STRIPES)
+        .find_map(|bytes| {
+            let plan = Geometry::plan(parsed, data, parity, chunk, bytes, Some(4096), Some(4096));
+            let fits = plan.ok().filter(|g| g.stripes >= STRIPES)?;
+            Some((bytes, fits.log_rows * 4096))
         })
         .expect("some size fits");
-    Setup { name, level, data, parity, chunk, member, log: 4096, cache: 4096 }
+    Setup { name, level, data, parity, chunk, member, log, cache: 4096 }
 }
 
 /// The geometries of the crash tests. Log and cache are the smallest that the array takes.

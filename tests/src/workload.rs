@@ -48,7 +48,7 @@ pub struct Script {
 }
 
 /// Names of all workloads.
-pub const WORKLOADS: [&str; 14] = [
+pub const WORKLOADS: [&str; 15] = [
     "partial",
     "whole",
     "overlap",
@@ -63,6 +63,7 @@ pub const WORKLOADS: [&str; 14] = [
     "idle",
     "large",
     "badread",
+    "wrap",
 ];
 
 struct Maker<'a> {
@@ -70,6 +71,8 @@ struct Maker<'a> {
     rng: Rng,
     size: u64,
     largest: u64,
+    /// Writes of almost a stripe that fill the log once.
+    turns: u64,
 }
 
 const BLOCK: u64 = 4096;
@@ -130,7 +133,8 @@ fn clients(list: impl IntoIterator<Item = Vec<Op>>) -> Phase {
 #[must_use]
 pub fn script(name: &str, setup: &Setup, size: u64, largest: u64, seed: u64) -> Script {
     let rng = Rng::new(hash(&[seed, hash_text(name), hash_text(setup.name)]));
-    let mut m = Maker { setup, rng, size, largest };
+    let turns = setup.log / setup.chunk + 8;
+    let mut m = Maker { setup, rng, size, largest, turns };
     let mut script = make(name, &mut m);
     if m.rng.one_in(2) {
         script.phases.push(Phase::Stop);
@@ -224,6 +228,17 @@ fn make(name: &str, m: &mut Maker<'_>) -> Script {
             let b = b.collect();
             vec![clients([a, b])]
         }
+        "wrap" => {
+            // One cold block stays dirty while the log goes round over it.
+            prepare = m.filled(4);
+            let cold = m.rng.below(m.stripe() / BLOCK) * BLOCK;
+            let mut a = vec![Op::Write(cold, BLOCK, false)];
+            for i in 0..m.turns {
+                let stripe = 1 + i % 3;
+                a.push(Op::Write(stripe * m.stripe() + BLOCK, m.stripe() - BLOCK, false));
+            }
+            vec![clients([a])]
+        }
         "restart" => {
             let mut phases = Vec::new();
             for _ in 0..3 {
@@ -289,7 +304,7 @@ fn make(name: &str, m: &mut Maker<'_>) -> Script {
 #[must_use]
 pub fn more(setup: &Setup, size: u64, seed: u64) -> Vec<Vec<Op>> {
     let rng = Rng::new(hash(&[seed, 0x3037]));
-    let mut m = Maker { setup, rng, size, largest: size };
+    let mut m = Maker { setup, rng, size, largest: size, turns: 0 };
     let stripes = (size / m.stripe()).min(4);
     let mut a = vec![m.partial(0, stripes), m.partial(0, stripes), Op::Flush];
     let mut b = vec![m.odd(stripes), m.whole(0)];

@@ -53,7 +53,13 @@ struct Args {
     /// Replay: disks lost with the crash.
     #[arg(long, value_delimiter = ',')]
     lose: Vec<usize>,
-    /// Replay: only this sequel (stop, crash, crash-in-start, crash-in-destage, write).
+    /// Replay: another choice of what follows.
+    #[arg(long, default_value_t = 0)]
+    salt: u64,
+    /// Times that every crash is tried, each time with another choice of what follows.
+    #[arg(long, default_value_t = 1)]
+    salts: u64,
+    /// Only this sequel (stop, crash, crash-in-start, crash-in-destage, write).
     #[arg(long)]
     sequel: Option<String>,
     /// End after so many failures.
@@ -120,9 +126,20 @@ fn print_failures(totals: &Totals, sabotage: Option<&str>, most: usize) {
     }
 }
 
+fn sequel(name: &str) -> Option<Sequel> {
+    Sequel::ALL.into_iter().find(|s| s.to_string() == name)
+}
+
 fn effort(args: &Args) -> Effort {
     let stride = args.stride.unwrap_or(if args.quick { 7 } else { 1 });
-    Effort { full: args.full, stride, jobs: args.jobs, failures: args.failures }
+    Effort {
+        full: args.full,
+        stride,
+        jobs: args.jobs,
+        failures: args.failures,
+        salts: args.salts,
+        sequel: args.sequel.as_deref().and_then(sequel),
+    }
 }
 
 /// All crashes of all scenarios.
@@ -179,13 +196,11 @@ fn replay(args: &Args, event: u64) -> bool {
     let reached = run_until::<Evenkeel>(scenario, event).map(|s| s.digest());
     println!("the same state when run until there: {}", reached == Ok(shot.digest()));
     let mode = args.mode.unwrap_or(Mode::PowerNone);
-    let crash = Crash { event, mode, lost: args.lose.clone() };
+    let crash = Crash { event, mode, lost: args.lose.clone(), salt: args.salt };
     let wanted: Vec<Option<Sequel>> = match &args.sequel {
         None => vec![None],
         Some(all) if all == "all" => Sequel::ALL.into_iter().map(Some).collect(),
-        Some(name) => {
-            Sequel::ALL.into_iter().filter(|s| s.to_string() == *name).map(Some).collect()
-        }
+        Some(name) => sequel(name).into_iter().map(Some).collect(),
     };
     let mut fine = true;
     for sequel in wanted {

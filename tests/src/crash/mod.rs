@@ -49,13 +49,18 @@ pub struct Crash {
     pub mode: Mode,
     /// Disks that are not there at the next start, ascending.
     pub lost: Vec<usize>,
+    /// Another choice of all that follows.
+    pub salt: u64,
 }
 
 impl fmt::Display for Crash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "--crash {} --mode {}", self.event, self.mode)?;
         let lost: Vec<String> = self.lost.iter().map(ToString::to_string).collect();
-        if lost.is_empty() { Ok(()) } else { write!(f, " --lose {}", lost.join(",")) }
+        if !lost.is_empty() {
+            write!(f, " --lose {}", lost.join(","))?;
+        }
+        if self.salt == 0 { Ok(()) } else { write!(f, " --salt {}", self.salt) }
     }
 }
 

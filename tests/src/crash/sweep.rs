@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::case::{Tally, check};
+use super::case::{Sequel, Tally, check};
 use super::run::{Recording, record};
 use super::{Crash, Scenario, subsets};
 use crate::rng::{Rng, hash, hash_text};
@@ -23,6 +23,10 @@ pub struct Effort {
     pub jobs: usize,
     /// End after so many failures.
     pub failures: usize,
+    /// Times that every crash is tried, each time with another choice of what follows.
+    pub salts: u64,
+    /// Only this sequel.
+    pub sequel: Option<Sequel>,
 }
 
 /// A failure and the command that replays it.
@@ -91,10 +95,16 @@ fn guarded<T>(job: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 }
 
 /// The crashes that are tried at one event.
-fn crashes(recording: &Recording, scenario: &Scenario, event: u64, full: bool) -> Vec<Crash> {
+fn crashes(
+    recording: &Recording,
+    scenario: &Scenario,
+    event: u64,
+    salt: u64,
+    full: bool,
+) -> Vec<Crash> {
     let failed = recording.failed_before(event);
     let setup = &scenario.setup;
-    let seed = hash(&[scenario.seed, event, hash_text(&scenario.to_string())]);
+    let seed = hash(&[scenario.seed, event, hash_text(&scenario.to_string()), salt]);
     let mut rng = Rng::new(seed);
     let few = setup.parity - failed.len().min(setup.parity);
     // A failed disk may be lost or come back; it counts as gone either way.
@@ -125,10 +135,10 @@ fn crashes(recording: &Recording, scenario: &Scenario, event: u64, full: bool) -
     let mut crashes = Vec::new();
     for mode in modes {
         if full {
-            crashes.extend(sets.iter().map(|lost| Crash { event, mode, lost: lost.clone() }));
+            crashes.extend(sets.iter().map(|lost| Crash { event, mode, lost: lost.clone(), salt }));
         } else {
             let lost = sets[rng.index(sets.len())].clone();
-            crashes.push(Crash { event, mode, lost });
+            crashes.push(Crash { event, mode, lost, salt });
         }
     }
     crashes
@@ -176,13 +186,18 @@ impl Shared<'_> {
                 break;
             }
             mine.points += 1;
-            for crash in crashes(&recording, scenario, event, self.effort.full) {
-                let replay = format!("{scenario} {crash}");
+            let salts = 0..self.effort.salts;
+            let all = salts.flat_map(|s| crashes(&recording, scenario, event, s, self.effort.full));
+            for crash in all {
+                let sequel = self.effort.sequel;
+                let only = sequel.map_or(String::new(), |s| format!(" --sequel {s}"));
+                let replay = format!("{scenario} {crash}{only}");
                 at(replay.clone());
                 mine.states += 1;
                 let tally = &mut mine.tally;
-                let result =
-                    guarded(|| check::<S>(&recording, scenario, &crash, None, false, &mut *tally));
+                let result = guarded(|| {
+                    check::<S>(&recording, scenario, &crash, sequel, false, &mut *tally)
+                });
                 if let Err(message) = result {
                     failures += 1;
                     self.fail(replay, message);
