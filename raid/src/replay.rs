@@ -184,7 +184,7 @@ impl Replay<'_> {
                 if stripe.0 >= g.stripes || u64::from(slot.0) >= g.slots {
                     return bad("a stripe or slot");
                 }
-                // Cases PA and PB: newer than the entry or not, what it supersedes is clean.
+                // Cases PA, PB: newer than the entry or not, what it supersedes is clean.
                 self.superseded(*stripe, *horizon);
                 self.moved(*stripe, Some(*slot), lsn);
             }
@@ -193,7 +193,7 @@ impl Replay<'_> {
                     return bad("stripes");
                 }
                 for s in first.0..first.0 + count {
-                    // Cases UA and UB: as PA and PB.
+                    // Cases UA, UB: as PA and PB.
                     self.superseded(Stripe(s), *horizon);
                     self.moved(Stripe(s), None, lsn);
                 }
@@ -220,7 +220,7 @@ impl Replay<'_> {
     }
 
     fn moved(&mut self, stripe: Stripe, slot: Option<Slot>, lsn: Lsn) {
-        // Cases PA and UA: the entry follows. PB and UB: it is as new or newer.
+        // Cases PA, UA: the entry follows. PB and UB: it is as new or newer.
         if lsn > self.map.get(stripe).lsn {
             self.map.moved(stripe, slot, lsn);
             self.parities.remove(&stripe);
