@@ -119,18 +119,16 @@ fn crashes(
         })
         .collect();
     sets.extend(with_failed);
-    let mut modes = vec![
-        Mode::Process(rng.below(1000)),
-        Mode::PowerNone,
-        Mode::PowerSubset(rng.below(1000)),
-        Mode::PowerTorn(rng.below(1000)),
-    ];
-    if full || rng.one_in(3) {
-        modes.push(Mode::PowerAll);
-    }
+    let chance = [Mode::PowerSubset(rng.below(1000)), Mode::PowerTorn(rng.below(1000))];
+    let mut modes = vec![Mode::Process(rng.below(1000)), Mode::PowerNone];
     if full {
-        modes.push(Mode::PowerSubset(rng.below(1000)));
-        modes.push(Mode::PowerTorn(rng.below(1000)));
+        modes.extend(chance);
+        modes.extend([Mode::PowerSubset(rng.below(1000)), Mode::PowerTorn(rng.below(1000))]);
+    } else {
+        modes.push(chance[rng.index(2)]);
+    }
+    if full || rng.one_in(4) {
+        modes.push(Mode::PowerAll);
     }
     let mut crashes = Vec::new();
     for mode in modes {
