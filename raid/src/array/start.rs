@@ -268,7 +268,7 @@ fn find_ring<W: World>(
     let ring = match world.open_ring(sb.ring) {
         Ok(Some(memory)) => match read_ring(&memory, sb.array, sb.ring) {
             Ok(contents) => contents,
-            // Cases RD, RF: it exists, so power was not lost with it; but it is damaged.
+            // Case RF: it exists, so power was not lost with it; but it is damaged.
             Err(why) => return refuse(why),
         },
         // Case RD: it must be here, since the machine has not been booted.
