@@ -307,12 +307,12 @@ fn destage_that_loses_a_disk(seed: u64) -> Vec<Snapshot> {
         mark.set(1);
         let side = world.clone();
         world.spawn("breaker", async move {
-            side.sleep(Duration::from_millis(3 + seed)).await;
+            side.sleep(Duration::from_micros(100 * seed)).await;
             side.set_fault(5, Some(Fault::Gone));
         });
         array.destage_all().await.expect("destaged");
         array.write(0, filled(7, BLOCK), false).await.expect("written");
-        world.sleep(Duration::from_millis(20)).await;
+        world.sleep(Duration::from_millis(400)).await;
         let _ = array.flush().await;
         array.write(0, filled(7, BLOCK), false).await.expect("written");
     });

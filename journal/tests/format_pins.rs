@@ -11,7 +11,7 @@ use evenkeel_journal::commit::{
     COLUMN_MAGIC, COMMIT_VERSION, ColumnHeader, FLAG_INLINE, INLINE_AT, INLINE_MAX, MAX_PAYLOAD,
     blocks_in, column_crc, shape,
 };
-use evenkeel_journal::log::{IDLE, SPARE_ROWS};
+use evenkeel_journal::log::{IDLE, LOST_ROWS, SPARE_ROWS};
 use evenkeel_journal::record::{
     Covered, FLAG_ZERO, KIND_CHECKPOINT, KIND_LOST, KIND_PARITY, KIND_PLACE, KIND_UNMAP,
     KIND_WRITE, MAX_COUNT, ParityRow, RECORD_HEAD, Record,
@@ -120,6 +120,7 @@ fn the_constants_are_those_of_the_page() {
         ("RING_RECORD_HEAD", RING_RECORD_HEAD.to_string()),
         ("RING_LAST", RING_LAST.to_string()),
         ("SPARE_ROWS", SPARE_ROWS.to_string()),
+        ("LOST_ROWS", LOST_ROWS.to_string()),
         ("IDLE_MS", IDLE.as_millis().to_string()),
     ]
     .into();

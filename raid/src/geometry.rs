@@ -3,7 +3,7 @@
 //! Pure arithmetic. Offsets are in bytes of a member. The areas, in order: superblocks A and B,
 //! log, pages (roots, then map pages), checksums (none yet), slots, superblock C.
 
-use evenkeel_journal::log::LogGeometry;
+use evenkeel_journal::log::{LOST_ROWS, LogGeometry, SPARE_ROWS};
 use evenkeel_journal::{BLOCK, MemberIndex, Slot, Stripe};
 
 use crate::codec::Level;
@@ -188,7 +188,7 @@ impl Geometry {
         let meta = request as usize * 4 + stripes as usize * (self.place_record_bytes() + 64);
         let rows =
             evenkeel_journal::commit::rows_at_most(request as usize, meta, self.data) + stripes;
-        2 * (rows + (stripes + 1) * self.place_rows() + evenkeel_journal::log::SPARE_ROWS)
+        2 * (rows + (stripes + 1) * self.place_rows() + SPARE_ROWS + LOST_ROWS)
     }
 
     /// Lays an array out over members of `member_bytes`.

@@ -12,6 +12,7 @@ pub mod codec;
 pub mod epoch;
 pub mod error;
 pub mod geometry;
+pub mod hung;
 pub mod map;
 pub mod members;
 pub mod options;

@@ -7,16 +7,23 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use evenkeel_journal::log::{Halted, LogDevices};
 use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::sync::{Lock, Signal, join_all};
-use evenkeel_journal::{Buf, Disk, DiskError, Lsn, MemberIndex, Segs, World};
+use evenkeel_journal::{BLOCK, Buf, Disk, DiskError, Lsn, MemberIndex, Segs, World};
 
 use crate::codec::Code;
 use crate::geometry::{SUPERBLOCK_A, SUPERBLOCK_B};
+use crate::hung::{Kind, Watch};
 use crate::status::MemberState;
 use crate::superblock::{HISTORY, Phase, Superblock};
+
+/// How long a failure waits to be recorded: others that fail with it (a controller, a cable) show
+/// themselves meanwhile, and a failure too many is never recorded (I7). Nothing is acknowledged
+/// before.
+const GRACE: Duration = Duration::from_millis(250);
 
 struct Member<D> {
     disk: Option<D>,
@@ -60,6 +67,7 @@ struct Inner<W: World> {
     epoch_lock: Lock,
     changed: Signal,
     halted: Cell<bool>,
+    watch: Watch,
     traffic: Cell<Traffic>,
     /// The tail, for the epoch that fails a member.
     tail: Cell<Lsn>,
@@ -109,6 +117,7 @@ impl<W: World> Members<W> {
             epoch_lock: Lock::new(),
             changed: Signal::new(),
             halted: Cell::new(false),
+            watch: Watch::new(),
             traffic: Cell::new(Traffic::default()),
             tail: Cell::new(Lsn(0)),
             read_only,
@@ -134,9 +143,22 @@ impl<W: World> Members<W> {
         self.0.halted.get()
     }
 
-    /// Stops taking writes for good.
+    /// How long an operation on a member may take before the member counts as failed
+    /// ([`crate::hung::IO_TIMEOUT`] if it is never set).
+    pub fn set_io_timeout(&self, bound: Duration) {
+        self.0.watch.set_bound(bound);
+    }
+
+    /// Stops taking writes for good. Members whose failure was not recorded yet may be read:
+    /// nothing was acknowledged that they missed, and what was being written lies over them.
     pub fn halt(&self) {
         self.0.halted.set(true);
+        for m in self.0.members.borrow_mut().iter_mut() {
+            if std::mem::take(&mut m.being_failed) {
+                m.state = MemberState::Active;
+            }
+        }
+        self.0.watch.give_up(|_, kind| kind == Kind::Write);
         self.0.changed.notify();
     }
 
@@ -208,13 +230,23 @@ impl<W: World> Members<W> {
         let mut t = self.0.traffic.get();
         (t.reads, t.read_bytes) = (t.reads + 1, t.read_bytes + buf.len() as u64);
         self.0.traffic.set(t);
-        let (done, mut buf) = disk.read(at, buf).await;
+        let done = self.0.watch.wait(&self.0.world, member, Kind::Read, disk.read(at, buf)).await;
+        let Some((done, mut buf)) = done else {
+            if self.is_active(member) {
+                self.0.members.borrow_mut()[member.at()].read_errors += 1;
+                // Where others can give what it holds, a disk that does not answer is failed.
+                if self.gone() < self.0.parity && !self.0.read_only {
+                    let _ = self.fail(member).await;
+                }
+            }
+            return None;
+        };
         match done {
             Ok(()) => {
                 let overlay = self.0.overlay.borrow();
                 if !overlay.is_empty() {
-                    for (i, block) in buf.chunks_mut(evenkeel_journal::BLOCK).enumerate() {
-                        let at = at + (i * evenkeel_journal::BLOCK) as u64;
+                    for (i, block) in buf.chunks_mut(BLOCK).enumerate() {
+                        let at = at + (i * BLOCK) as u64;
                         if let Some(newer) = overlay.get(&(member.0, at)) {
                             block.copy_from_slice(newer);
                         }
@@ -248,12 +280,15 @@ impl<W: World> Members<W> {
         t.writes += 1;
         t.write_bytes += evenkeel_journal::mem::segs_len(&segs) as u64;
         self.0.traffic.set(t);
-        match disk.write(at, segs).await {
-            Ok(()) => {
+        let write = disk.write(at, segs);
+        match self.0.watch.wait(&self.0.world, member, Kind::Write, write).await {
+            Some(Ok(())) => {
                 self.0.members.borrow_mut()[member.at()].written += 1;
                 if self.is_active(member) { Ok(true) } else { self.settled(member).await }
             }
-            Err(_) => {
+            // It failed meanwhile, durably: what is still under way counts as ended (I4).
+            None if !self.is_active(member) => self.settled(member).await,
+            None | Some(Err(_)) => {
                 self.0.members.borrow_mut()[member.at()].write_errors += 1;
                 self.fail(member).await?;
                 Ok(false)
@@ -261,7 +296,8 @@ impl<W: World> Members<W> {
         }
     }
 
-    /// Makes every completed write to every active member stable (I5).
+    /// Makes every completed write to every active member stable (I5). A member that is just
+    /// being failed has missed something: this ends only when that is recorded (I3).
     ///
     /// # Errors
     /// `Halted` as for [`Members::write`].
@@ -273,7 +309,19 @@ impl<W: World> Members<W> {
         for done in join_all(all).await {
             done?;
         }
-        Ok(())
+        self.none_being_failed().await
+    }
+
+    async fn none_being_failed(&self) -> Result<(), Halted> {
+        loop {
+            if self.0.halted.get() {
+                return Err(Halted);
+            }
+            if self.0.members.borrow().iter().all(|m| !m.being_failed) {
+                return Ok(());
+            }
+            self.0.changed.wait().await;
+        }
     }
 
     async fn flush_one(&self, member: MemberIndex) -> Result<(), Halted> {
@@ -291,14 +339,15 @@ impl<W: World> Members<W> {
         let mut t = self.0.traffic.get();
         t.flushes += 1;
         self.0.traffic.set(t);
-        match disk.flush().await {
-            Ok(()) => {
+        match self.0.watch.wait(&self.0.world, member, Kind::Write, disk.flush()).await {
+            Some(Ok(())) => {
                 let mut members = self.0.members.borrow_mut();
                 let m = &mut members[member.at()];
                 m.flushed = m.flushed.max(upto);
                 Ok(())
             }
-            Err(_) => {
+            None if !self.is_active(member) => self.settled(member).await.map(|_| ()),
+            None | Some(Err(_)) => {
                 self.0.members.borrow_mut()[member.at()].write_errors += 1;
                 self.fail(member).await
             }
@@ -318,12 +367,25 @@ impl<W: World> Members<W> {
         }
     }
 
-    /// Fails a member: nothing is read from it any more, and its failure is durable in the
-    /// survivors' superblocks when this returns (I3).
+    /// A member failed: nothing is read from it any more, and its failure is durable in the
+    /// survivors' superblocks when this returns (I3), after a short grace (I7).
     ///
     /// # Errors
-    /// `Halted` if that would leave too few: then nothing is recorded (I7) and no write is taken.
+    /// `Halted` if too few are left, or if more fail within the grace: then nothing is recorded
+    /// (I7) and no write is taken any more.
     pub async fn fail(&self, member: MemberIndex) -> Result<(), Halted> {
+        self.fail_after(member, Some(GRACE)).await
+    }
+
+    /// As [`Members::fail`], but by order of a person: at once.
+    ///
+    /// # Errors
+    /// As for [`Members::fail`].
+    pub async fn fail_now(&self, member: MemberIndex) -> Result<(), Halted> {
+        self.fail_after(member, None).await
+    }
+
+    async fn fail_after(&self, member: MemberIndex, grace: Option<Duration>) -> Result<(), Halted> {
         match self.mark_failed(member) {
             Mark::Marked => {}
             Mark::Already => return self.settled(member).await.map(|_| ()),
@@ -336,7 +398,44 @@ impl<W: World> Members<W> {
             self.0.members.borrow_mut()[member.at()].being_failed = false;
             return Ok(());
         }
+        if let Some(grace) = grace {
+            self.0.world.sleep(grace).await;
+            self.ask_the_others().await?;
+            if self.0.halted.get() {
+                return Err(Halted);
+            }
+            // Another one's failure may have recorded this one, too.
+            if !self.0.members.borrow()[member.at()].being_failed {
+                return Ok(());
+            }
+        }
         self.advance_epoch(|_| ()).await
+    }
+
+    /// Whether the other members still answer: some of them may not have been asked for anything
+    /// during the grace. One that does not has failed, too.
+    async fn ask_the_others(&self) -> Result<(), Halted> {
+        let ask = |member: MemberIndex| {
+            let (this, disk) = (self.clone(), self.disk(member));
+            async move {
+                let Some(disk) = disk else {
+                    return (member, true);
+                };
+                let asked = async {
+                    let found = disk.read(SUPERBLOCK_A, Buf::new(BLOCK)).await.0;
+                    found.and(disk.flush().await)
+                };
+                let done = this.0.watch.wait(&this.0.world, member, Kind::Write, asked).await;
+                (member, matches!(done, Some(Ok(()))))
+            }
+        };
+        for (member, ok) in join_all(self.live().into_iter().map(ask).collect()).await {
+            if !ok && self.mark_failed(member) == Mark::TooMany {
+                self.halt();
+                return Err(Halted);
+            }
+        }
+        Ok(())
     }
 
     /// Marks a member failed in memory, unless that would leave too few.
@@ -406,6 +505,8 @@ impl<W: World> Members<W> {
                 m.being_failed = false;
             }
         }
+        let recorded = |m: MemberIndex| recorded.members[m.at()].state != MemberState::Active;
+        self.0.watch.give_up(|m, _| recorded(m));
         self.0.changed.notify();
         Ok(())
     }
@@ -432,15 +533,17 @@ impl<W: World> Members<W> {
         let one = |member: MemberIndex| {
             let disk = self.disk(member);
             let bytes = s.encode(member.0, at).freeze();
+            let this = self.clone();
             async move {
                 let Some(disk) = disk else {
                     return (member, true);
                 };
-                let done = match disk.write(at, vec![bytes]).await {
-                    Ok(()) => disk.flush().await,
-                    e => e,
+                let written = async {
+                    disk.write(at, vec![bytes]).await?;
+                    disk.flush().await
                 };
-                (member, done.is_ok())
+                let done = this.0.watch.wait(&this.0.world, member, Kind::Write, written).await;
+                (member, matches!(done, Some(Ok(()))))
             }
         };
         let all = self.live().into_iter().map(one).collect();
@@ -455,6 +558,9 @@ impl<W: World> Members<W> {
                 self.halt();
                 return Err(Halted);
             }
+        }
+        if self.0.halted.get() {
+            return Err(Halted);
         }
         // Someone else may have failed a member of this epoch while it was being written.
         let members = self.0.members.borrow();

@@ -45,6 +45,9 @@ pub struct StartOptions {
     pub accept_missing: bool,
     /// Start although the log is damaged or missing, giving up what it held.
     pub force: bool,
+    /// How long an operation on a member may take before the member counts as failed; None:
+    /// [`crate::hung::IO_TIMEOUT`].
+    pub io_timeout: Option<std::time::Duration>,
     /// The id of the front end's device, for people (`device` in the status is set separately).
     pub host: u128,
 }

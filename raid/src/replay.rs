@@ -64,6 +64,8 @@ pub(crate) struct Adopted {
 pub(crate) struct Recovered {
     pub map: Map,
     pub dirty: BTreeMap<(Stripe, u32), Found>,
+    /// Marks of lost blocks, each with its record.
+    pub lost: BTreeMap<(Stripe, u32), Lsn>,
     pub adopted: Vec<Adopted>,
     pub parities: Vec<PendingParity>,
 }
@@ -75,6 +77,7 @@ struct Replay<'a> {
     g: &'a Geometry,
     map: Map,
     dirty: BTreeMap<(Stripe, u32), Found>,
+    lost: BTreeMap<(Stripe, u32), Lsn>,
     writes: HashMap<Lsn, LoggedWrite>,
     parities: BTreeMap<Stripe, Vec<PendingParity>>,
 }
@@ -93,6 +96,7 @@ pub(crate) fn recover(
         g,
         map,
         dirty: BTreeMap::new(),
+        lost: BTreeMap::new(),
         writes: HashMap::new(),
         parities: BTreeMap::new(),
     };
@@ -143,7 +147,7 @@ pub(crate) fn recover(
             }
         }
     }
-    Ok(Recovered { map: r.map, dirty: r.dirty, adopted, parities })
+    Ok(Recovered { map: r.map, dirty: r.dirty, lost: r.lost, adopted, parities })
 }
 
 impl Replay<'_> {
@@ -176,6 +180,7 @@ impl Replay<'_> {
                     };
                     // Case WB: dirty, in place of an older one.
                     self.dirty.insert((*stripe, first + i), Found { lsn, source, crc });
+                    self.lost.remove(&(*stripe, first + i));
                 }
                 let at = at.filter(|_| crcs.is_some());
                 self.writes.insert(lsn, (*stripe, *first, *count, at));
@@ -204,8 +209,21 @@ impl Replay<'_> {
                 }
                 self.parity(lsn, *stripe, *slot, rows, data)?;
             }
-            // Case XA: neither says anything of map or cache.
-            Record::Lost { .. } | Record::Checkpoint { .. } => {}
+            Record::Lost { stripe, first, count } => {
+                let end = u64::from(*first) + u64::from(*count);
+                // Case LA: blocks that the device does not have.
+                if stripe.0 >= g.stripes || end > g.stripe_blocks() {
+                    return bad("blocks");
+                }
+                // Case LB: EIO, unless a Write of before waits there already.
+                for block in *first..first + count {
+                    if !self.dirty.contains_key(&(*stripe, block)) {
+                        self.lost.insert((*stripe, block), lsn);
+                    }
+                }
+            }
+            // Case XA: it says nothing of map or cache.
+            Record::Checkpoint { .. } => {}
         }
         Ok(())
     }
@@ -216,6 +234,12 @@ impl Replay<'_> {
         let gone: Vec<(Stripe, u32)> = gone.map(|(at, _)| *at).collect();
         for at in gone {
             self.dirty.remove(&at);
+        }
+        let of_stripe = (stripe, 0)..=(stripe, u32::MAX);
+        let gone = self.lost.range(of_stripe).filter(|(_, lsn)| **lsn <= horizon);
+        let gone: Vec<(Stripe, u32)> = gone.map(|(at, _)| *at).collect();
+        for at in gone {
+            self.lost.remove(&at);
         }
     }
 

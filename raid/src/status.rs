@@ -112,6 +112,9 @@ pub struct StripesStatus {
     pub total: u64,
     /// Those that have a slot.
     pub mapped: u64,
+    /// Blocks that are lost: EIO until they are overwritten.
+    #[serde(default)]
+    pub lost_blocks: u64,
 }
 
 /// What the last start found in the log and the ring.

@@ -319,7 +319,7 @@ fn areas_are_computed_as_the_page_says() {
         let place = 48 + n * (chunk / 4096) * 4;
         let rows = |data: u64, meta: u64| 1 + (data + meta.div_ceil(4096)).div_ceil(k as u64);
         let meta = request * 4 + stripes * (place + 64);
-        let least = rows(request, meta) + stripes + (stripes + 1) * rows(0, place) + 8;
+        let least = rows(request, meta) + stripes + (stripes + 1) * rows(0, place) + 8 + 2;
         assert_eq!(g.least_log_rows(), 2 * least);
     }
 }

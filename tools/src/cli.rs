@@ -141,6 +141,9 @@ pub struct StartArgs {
     /// Start although the log is damaged or missing, giving up what it held.
     #[arg(long)]
     pub force: bool,
+    /// How long a disk may take for an operation before it counts as failed, in seconds. Default: 30.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub io_timeout: Option<u64>,
 }
 
 /// `stop`

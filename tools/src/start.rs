@@ -4,6 +4,7 @@
 //! What must hold: no thread and no ring is made here, since the daemon begins with a fork.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use evenkeel_raid::{Ack, StartOptions};
 use evenkeel_ublk_target::control::{Failure, Request, client};
@@ -42,6 +43,7 @@ pub fn run(args: &StartArgs) -> Outcome {
             read_only: args.read_only,
             accept_missing: args.accept_missing,
             force: args.force,
+            io_timeout: args.io_timeout.map(Duration::from_secs),
             ..StartOptions::default()
         },
         ack,

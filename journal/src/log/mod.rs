@@ -30,6 +30,9 @@ use crate::world::World;
 /// is full, so they must always fit. Each such commit takes one row and is written only if it
 /// gives back at least two.
 pub const SPARE_ROWS: u64 = 8;
+/// Rows that only marks of lost blocks may take: they have no home but the log, and have to move
+/// on when it is full. All of them together take one commit of at most as many rows.
+pub const LOST_ROWS: u64 = 2;
 /// After this time of idleness an empty commit makes the last one known as durable.
 pub const IDLE: Duration = Duration::from_millis(100);
 
@@ -225,6 +228,14 @@ impl<W: World, D: LogDevices> Room<W, D> {
     #[must_use]
     pub fn left(&self) -> Need {
         self.left
+    }
+
+    /// Adds another's room to this one, for records that belong together.
+    pub fn join(&mut self, mut other: Room<W, D>) {
+        let more = std::mem::take(&mut other.left);
+        self.left.places += more.places;
+        self.left.ring_bytes += more.ring_bytes;
+        self.left.rows += more.rows;
     }
 }
 

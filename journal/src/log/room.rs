@@ -4,11 +4,16 @@
 //! charged for the Place that can destage it; [`SPARE_ROWS`] are left for commits that only move
 //! the tail; destage waits for ring bytes alone, which the writer task frees by itself.
 
-use super::{Halted, Journal, LogDevices, Need, Room, SPARE_ROWS, State};
+use super::{Halted, Journal, LOST_ROWS, LogDevices, Need, Room, SPARE_ROWS, State};
 use crate::world::World;
 
 impl<W: World, D: LogDevices> Journal<W, D> {
     pub(super) fn free_rows(&self, s: &State) -> u64 {
+        self.unspared_rows(s).saturating_sub(LOST_ROWS)
+    }
+
+    /// Rows that are free but for [`SPARE_ROWS`].
+    fn unspared_rows(&self, s: &State) -> u64 {
         let taken = (s.head_total - s.space_tail) + s.reserved_rows + s.charged_rows + SPARE_ROWS;
         self.0.geometry.rows.saturating_sub(taken)
     }
@@ -63,6 +68,17 @@ impl<W: World, D: LogDevices> Journal<W, D> {
             return None;
         }
         Some(self.take(&mut s, need))
+    }
+
+    /// Takes room for marks of lost blocks, out of the rows kept for them, if it is there now.
+    pub fn try_reserve_lost(&self, ring_bytes: usize) -> Option<Room<W, D>> {
+        let mut s = self.0.state.borrow_mut();
+        let fits = ring_bytes + s.reserved_ring <= self.0.ring.free_record_bytes()
+            && self.unspared_rows(&s) >= LOST_ROWS;
+        if s.halted || !fits {
+            return None;
+        }
+        Some(self.take(&mut s, Need { places: 0, ring_bytes, rows: LOST_ROWS }))
     }
 
     /// Waits for ring bytes alone, before any writer: the writer task always empties the ring's

@@ -24,6 +24,7 @@ use evenkeel_journal::{BLOCK, Buf, Lsn, MemberIndex, Segs, Slice, Slot, Stripe, 
 use super::Array;
 use super::cache::DirtyBlock;
 use super::locks::StripeGuard;
+use super::lost;
 use super::slots::{DESTAGE_RESERVE, Promise};
 use crate::error::RequestError;
 use crate::members::Members;
@@ -43,11 +44,13 @@ struct Row {
 enum Way {
     /// All of it reads as zeros.
     Unmap,
-    Place(Slot, Slice),
+    /// Into a new slot; blocks that cannot be given are zero there and marked as lost.
+    Place(Slot, Slice, Vec<u32>),
     Rows(Slot, Vec<Row>),
     /// No slot was left for it: its turn comes with the next batch.
     Later,
-    /// Too much of the row is gone: it stays in the cache.
+    /// Too much of it is gone, and more is lost already than can be marked: it stays in the
+    /// cache.
     Stuck,
 }
 
@@ -82,7 +85,7 @@ impl<W: World> Array<W> {
         let stuck = plans.iter().filter(|p| matches!(p.way, Way::Stuck | Way::Later)).count();
         // 4. Chunks of those that are placed.
         let placed = plans.iter().filter_map(|p| match &p.way {
-            Way::Place(slot, data) => Some((*slot, data.clone())),
+            Way::Place(slot, data, _) => Some((*slot, data.clone())),
             _ => None,
         });
         let mut crcs = self.write_slots(&placed.collect::<Vec<_>>()).await?.into_iter();
@@ -148,8 +151,9 @@ impl<W: World> Array<W> {
             && (old.is_none() || dirty.len() as u64 == g.stripe_blocks());
         let dense = dirty.len() as u64 * 2 >= g.stripe_blocks();
         let rows = group_rows(g.chunk_blocks, &dirty);
-        let room = match old {
-            Some(_) if !dense && !short && !all_zero => self.room_for_parity(&rows),
+        let unreadable = self.0.unreadable.borrow().contains(&stripe);
+        let mut room = match old {
+            Some(_) if !dense && !short && !all_zero && !unreadable => self.room_for_parity(&rows),
             _ => None,
         };
         if room.is_some() {
@@ -168,13 +172,17 @@ impl<W: World> Array<W> {
                     Ok(rows) => Way::Rows(old, rows),
                     Err(_) => {
                         dirty.iter().for_each(|b| this.0.journal.release(b.1.lsn));
-                        Way::Stuck
+                        this.0.unreadable.borrow_mut().insert(stripe);
+                        Way::Later
                     }
                 }
             } else if let Some(slot) = slot {
-                match this.whole_content(old, &dirty).await {
-                    Ok(data) => Way::Place(slot, data),
-                    Err(_) => {
+                match this.content_to_place(stripe, old, &dirty).await {
+                    Some((data, lost, marks)) => {
+                        room = marks;
+                        Way::Place(slot, data, lost)
+                    }
+                    None => {
                         this.0.slots.free(slot);
                         Way::Stuck
                     }
@@ -238,6 +246,63 @@ impl<W: World> Array<W> {
             }
         }
         Ok(data.freeze())
+    }
+
+    /// What is placed: the content, the blocks of it that are lost, and room for their marks.
+    /// None if it cannot be: too many members are gone, or more is lost than can be marked.
+    async fn content_to_place(
+        &self,
+        stripe: Stripe,
+        old: Option<Slot>,
+        dirty: &[(u32, DirtyBlock)],
+    ) -> Option<(Slice, Vec<u32>, Option<Room<W, Members<W>>>)> {
+        let is_dirty = |block: &u32| dirty.binary_search_by_key(block, |b| b.0).is_ok();
+        let mut lost = self.0.lost.borrow().of_stripe(stripe);
+        let data = match (self.whole_content(old, dirty).await, old) {
+            (Ok(data), _) => data,
+            (Err(_), None) => return None,
+            (Err(_), Some(slot)) => {
+                let (data, unreadable) = self.what_is_left(slot, dirty).await?;
+                lost.extend(unreadable);
+                lost.sort_unstable();
+                lost.dedup();
+                data
+            }
+        };
+        lost.retain(|block| !is_dirty(block));
+        if lost.is_empty() {
+            return Some((data, lost, None));
+        }
+        let room = self.room_for_lost(stripe, &lost)?;
+        Some((data, lost, Some(room)))
+    }
+
+    /// The content of a stripe whose slot cannot be read as a whole, block by block: zeros for
+    /// those that nobody can give, and which those are. None if the array has lost too much: then
+    /// nothing is lost that may not come back.
+    async fn what_is_left(
+        &self,
+        slot: Slot,
+        dirty: &[(u32, DirtyBlock)],
+    ) -> Option<(Slice, Vec<u32>)> {
+        let g = &self.0.geometry;
+        let mut data = Buf::zeroed(g.stripe_blocks() as usize * BLOCK);
+        let mut lost = Vec::new();
+        for block in 0..g.stripe_blocks() as u32 {
+            let out = &mut data[block as usize * BLOCK..(block as usize + 1) * BLOCK];
+            if let Ok(i) = dirty.binary_search_by_key(&block, |b| b.0) {
+                if let Some(place) = &dirty[i].1.data {
+                    out.copy_from_slice(place.bytes());
+                }
+                continue;
+            }
+            let (column, row) = g.column_row(block);
+            match self.read_rows(slot, row, 1, &[column]).await {
+                Ok(bytes) => out.copy_from_slice(&bytes[0]),
+                Err(_) => lost.push(block),
+            }
+        }
+        (!self.0.members.is_halted()).then(|| (data.freeze(), lost))
     }
 
     async fn compute_rows(
@@ -308,13 +373,17 @@ impl<W: World> Array<W> {
         match &plan.way {
             Way::Stuck | Way::Later => Ok(None),
             Way::Unmap | Way::Place(..) => {
-                let (record, slot) = match &plan.way {
-                    Way::Place(slot, _) => {
+                let (record, slot, lost) = match &plan.way {
+                    Way::Place(slot, _, lost) => {
                         let crcs = crcs.next().expect("every placed stripe has its CRCs");
                         let horizon = plan.horizon;
-                        (Record::Place { stripe, slot: *slot, horizon, crcs }, Some(*slot))
+                        let place = Record::Place { stripe, slot: *slot, horizon, crcs };
+                        (place, Some(*slot), &lost[..])
                     }
-                    _ => (Record::Unmap { first: stripe, count: 1, horizon: plan.horizon }, None),
+                    _ => {
+                        let horizon = plan.horizon;
+                        (Record::Unmap { first: stripe, count: 1, horizon }, None, &[][..])
+                    }
                 };
                 if let Some(s) = self.0.cache.borrow_mut().stripes.get_mut(&stripe) {
                     assert!(s.charges > 0, "I2: every dirty stripe is charged");
@@ -322,8 +391,19 @@ impl<W: World> Array<W> {
                 }
                 let bytes = record_bytes(g.place_record_bytes(), 0);
                 let mut room = self.0.journal.reserve_for_place(bytes).await?;
-                let lsn = self.0.journal.append(&mut room, vec![Item::bare(record)]);
+                if let Some(marks) = plan.room.take() {
+                    room.join(marks);
+                }
+                // What was written since the content was gathered is not lost: its Write is older
+                // than the marks that are made now.
+                let newer = |block: &u32| self.0.cache.borrow().get(stripe, *block).is_some();
+                let lost: Vec<u32> = lost.iter().copied().filter(|b| !newer(b)).collect();
+                let mut items = vec![Item::bare(record)];
+                items.extend(lost::items(stripe, &lost));
+                let lsn = self.0.journal.append(&mut room, items);
                 self.moved(stripe, slot, lsn, plan.horizon);
+                self.mark_lost(stripe, &lost, lsn.next());
+                self.0.unreadable.borrow_mut().remove(&stripe);
                 Ok(None)
             }
             Way::Rows(slot, rows) => {

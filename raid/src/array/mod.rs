@@ -3,7 +3,7 @@
 //! - `write.rs` the way of a write, top to bottom; `discard.rs` of a discard;
 //! - `read.rs` the way of a read, degraded included;
 //! - `destage.rs` from the cache into the slots; `checkpoint.rs` from the map to its pages;
-//! - `pace.rs` when destage runs;
+//! - `pace.rs` when destage runs; `lost.rs` what becomes of blocks that nobody can give;
 //! - `start.rs` from disks to a running array (replay); `create.rs`; `stop.rs`;
 //! - `cache.rs`, `slots.rs`, `locks.rs` what they work on.
 
@@ -13,6 +13,7 @@ mod create;
 mod destage;
 mod discard;
 mod locks;
+mod lost;
 mod pace;
 mod read;
 mod slots;
@@ -22,6 +23,7 @@ mod takeover;
 mod write;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use evenkeel_journal::log::{Halted, Journal, Release};
@@ -42,6 +44,7 @@ pub use start::assemble;
 
 use cache::{Cache, DirtyBlock};
 use locks::Locks;
+use lost::Marks;
 use slots::Slots;
 
 /// Largest request that the device takes, in bytes.
@@ -63,6 +66,9 @@ struct Inner<W: World> {
     journal: Journal<W, Members<W>>,
     map: RefCell<Map>,
     cache: RefCell<Cache>,
+    lost: RefCell<Marks>,
+    /// Stripes whose rows could not be read in place: the next destage places them.
+    unreadable: RefCell<BTreeSet<Stripe>>,
     slots: Slots,
     locks: Locks,
     options: StartOptions,
@@ -169,6 +175,7 @@ impl<W: World> Array<W> {
         if let Some(old) = old {
             self.0.journal.when_durable(lsn, Release::Hold(old.lsn));
         }
+        self.found_again(stripe, block, lsn);
     }
 
     /// A Place or Unmap: Writes up to the horizon are superseded, the old slot is free when this
@@ -181,6 +188,7 @@ impl<W: World> Array<W> {
         for block in gone {
             journal.when_durable(lsn, Release::Hold(block.lsn));
         }
+        self.found_up_to(stripe, horizon, lsn);
         let old = self.0.map.borrow().get(stripe).slot;
         let released = self.0.map.borrow_mut().moved(stripe, slot, lsn);
         for held in released {
@@ -229,7 +237,7 @@ impl<W: World> Array<W> {
                 self.0.geometry.members()
             ));
         }
-        let failed = self.0.members.fail(member).await;
+        let failed = self.0.members.fail_now(member).await;
         failed.map_err(|Halted| {
             ArrayError::new(
                 ErrorKind::Failed,
@@ -241,6 +249,9 @@ impl<W: World> Array<W> {
     /// How many more members may be lost.
     #[must_use]
     pub fn can_lose(&self) -> usize {
+        if self.0.members.is_halted() {
+            return 0;
+        }
         self.0.geometry.parity.saturating_sub(self.0.members.gone())
     }
 
@@ -296,7 +307,11 @@ impl<W: World> Array<W> {
                 dirty_bytes: self.0.cache.borrow().blocks * BLOCK as u64,
                 size_bytes: (self.0.journal.ring().places() * BLOCK) as u64,
             },
-            stripes: StripesStatus { total: g.stripes, mapped: self.0.map.borrow().mapped() },
+            stripes: StripesStatus {
+                total: g.stripes,
+                mapped: self.0.map.borrow().mapped(),
+                lost_blocks: self.0.lost.borrow().len(),
+            },
             replay: self.0.replay.get(),
         }
     }

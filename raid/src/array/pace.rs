@@ -111,6 +111,7 @@ impl<W: World> Array<W> {
                 self.checkpoint().await?;
                 worked = true;
             }
+            worked |= self.renew_lost(oldest);
         }
         if self.cache_is_full() || (wanted && !worked) {
             let some = self.oldest_stripes(4 * BATCH);

@@ -25,6 +25,8 @@ struct Run {
 enum Source {
     Cache(evenkeel_journal::Slice),
     Zero,
+    /// EIO until overwritten.
+    Lost,
     Slot(Slot),
 }
 
@@ -59,6 +61,9 @@ impl<W: World> Array<W> {
         if let Some(dirty) = self.0.cache.borrow().get(stripe, block) {
             return dirty.data.as_ref().map_or(Source::Zero, |p| Source::Cache(p.bytes().clone()));
         }
+        if self.0.lost.borrow().contains(stripe, block) {
+            return Source::Lost;
+        }
         self.0.map.borrow().get(stripe).slot.map_or(Source::Zero, Source::Slot)
     }
 
@@ -77,6 +82,7 @@ impl<W: World> Array<W> {
                 match self.source(p.stripe, p.first + i) {
                     Source::Cache(bytes) => out.copy_from_slice(&bytes),
                     Source::Zero => out.fill(0),
+                    Source::Lost => return (Err(RequestError::Io), buf),
                     Source::Slot(slot) => {
                         let (column, row) = g.column_row(p.first + i);
                         if let Some(r) = runs.last_mut()
@@ -147,6 +153,7 @@ impl<W: World> Array<W> {
                     done += 1;
                     continue;
                 }
+                Source::Lost => return Err(RequestError::Io),
             };
             // All rows in a row that lie in the slot.
             let more = (done + 1..run.rows)
@@ -167,6 +174,7 @@ impl<W: World> Array<W> {
     ) -> Result<Buf, RequestError> {
         match self.source(stripe, block) {
             Source::Zero => Ok(Buf::zeroed(BLOCK)),
+            Source::Lost => Err(RequestError::Io),
             Source::Cache(bytes) => {
                 let mut b = Buf::new(BLOCK);
                 b.copy_from_slice(&bytes);

@@ -20,6 +20,7 @@ use evenkeel_journal::sync::{Lock, Signal, join_all};
 use evenkeel_journal::{Buf, Disk, MemberIndex, World};
 
 use super::locks::Locks;
+use super::lost::Marks;
 use super::slots::Slots;
 use super::takeover::{State, check_places};
 use super::{Array, Inner};
@@ -197,6 +198,7 @@ impl<W: World> Array<W> {
             .filter_map(|(i, d)| d.clone().map(|d| (MemberIndex(i as u8), d)))
             .collect();
         let members = Members::new(world, code.clone(), sb.clone(), by_index, options.read_only);
+        members.set_io_timeout(options.io_timeout.unwrap_or(crate::hung::IO_TIMEOUT));
 
         // 2. Log and ring.
         let columns = Columns(code);
@@ -359,6 +361,8 @@ impl<W: World> Started<'_, W> {
             journal,
             map: RefCell::new(recovered.map),
             cache: RefCell::new(Cache::default()),
+            lost: RefCell::new(Marks::found(recovered.lost)),
+            unreadable: RefCell::default(),
             slots,
             locks: Locks::default(),
             options: *self.options,

@@ -40,6 +40,8 @@ impl<W: World> Array<W> {
         }
         self.checkpoint().await?;
         self.0.journal.close().await?;
-        self.0.members.advance_epoch(|s| (s.clean, s.ring) = (true, 0)).await
+        // Marks of lost blocks live in the log alone.
+        let clean = self.0.lost.borrow().len() == 0;
+        self.0.members.advance_epoch(|s| (s.clean, s.ring) = (clean, 0)).await
     }
 }

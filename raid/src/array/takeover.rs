@@ -54,6 +54,7 @@ impl<W: World> Array<W> {
             }
             let held = self.0.map.borrow().held();
             held.into_iter().for_each(|lsn| journal.hold(lsn));
+            self.0.lost.borrow().records().into_iter().for_each(|lsn| journal.hold(lsn));
             for p in &state.parities {
                 journal.hold(p.lsn);
                 for c in p.rows.iter().flat_map(|r| &r.covered) {

@@ -16,6 +16,7 @@
 //! | disk gone, `Fault::Gone`       | from then on every operation fails with `Gone`; writes in flight fail and are absent, whole or torn | I3, I7: device goes on |
 //! | disk failing, `Fault::Io`      | the same with `Io(5)`                                          | I7 |
 //! | disk hung, `Fault::Hang`       | operations never complete                                      | bounded waits (I4) |
+//! | bad sectors                    | a page cannot be read, `Io(5)`, until it is written            | read from the others; EIO where they cannot give it, nothing else |
 //! | one bad read                   | the next read of the disk fails with `Io(5)`                   | served from the others |
 //! | member lost at the crash       | it is not among the disks of the next start                    | P1, P4, up to m of them |
 //! | failed disk comes back         | with what it held when it failed                               | never read from (I3) |
@@ -23,6 +24,7 @@
 //! Not simulated (yet): silent corruption, misdirected writes, a disk that lies about flush.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -260,6 +262,8 @@ pub(super) struct DiskState {
     next: u64,
     fault: Option<Fault>,
     bad_reads: u32,
+    /// Pages that cannot be read until they are written.
+    bad_pages: BTreeSet<usize>,
     counters: Counters,
     copy: Option<Rc<DiskImage>>,
 }
@@ -278,6 +282,7 @@ impl DiskState {
             next: from.volatile.len() as u64,
             fault: None,
             bad_reads: 0,
+            bad_pages: BTreeSet::new(),
             counters: Counters::default(),
             copy: None,
         }
@@ -372,6 +377,11 @@ impl DiskState {
         self.bad_reads += 1;
     }
 
+    pub(super) fn add_bad_pages(&mut self, at: u64, len: u64) {
+        let pages = at as usize / PAGE..(at + len).div_ceil(PAGE as u64) as usize;
+        self.bad_pages.extend(pages);
+    }
+
     pub(super) fn counters(&self) -> Counters {
         self.counters
     }
@@ -433,6 +443,11 @@ impl Op {
                         disk.bad_reads -= 1;
                         result = Err(DiskError::Io(5));
                     }
+                    let first = at as usize / PAGE;
+                    let pages = first..first + buf.len().div_ceil(PAGE);
+                    if result.is_ok() && disk.bad_pages.range(pages).next().is_some() {
+                        result = Err(DiskError::Io(5));
+                    }
                     if result.is_ok() {
                         disk.read(at, &mut buf, &mut rng);
                     } else {
@@ -448,6 +463,8 @@ impl Op {
                                 disk.id, change.first
                             ));
                         }
+                        let pages = change.first..change.first + change.pages.len();
+                        disk.bad_pages.retain(|p| !pages.contains(p));
                         disk.land(n, change);
                     } else {
                         disk.land_failed(n, &change, &mut rng);

@@ -419,6 +419,13 @@ impl SimWorld {
         }
     }
 
+    /// These bytes of a disk cannot be read until they are written.
+    pub fn add_bad_pages(&self, disk: usize, at: u64, len: u64) {
+        for d in self.0.disks.iter().filter(|d| d.borrow().image_id() == disk) {
+            d.borrow_mut().add_bad_pages(at, len);
+        }
+    }
+
     /// Events so far.
     #[must_use]
     pub fn events(&self) -> u64 {

@@ -1,0 +1,155 @@
+//! ④ Operations on members that do not end: every wait for a member is bounded (I4).
+//!
+//! Each operation under way has an entry here. A task that runs only while there are any counts
+//! ticks, a quarter of the bound each, and wakes those that are overdue; so the clock is not read
+//! for every operation. What is given up is not cancelled: the disk may still do it, and the
+//! operation keeps its memory until it has really ended.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use evenkeel_journal::{MemberIndex, World};
+
+/// How long an operation of a member may take before that member counts as failed.
+pub const IO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Ticks after which an operation is overdue: the bound, and up to one tick more.
+const PATIENCE: u64 = 5;
+
+/// What an operation does: a write is also a flush.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Kind {
+    #[default]
+    Read,
+    Write,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// None: free.
+    begun: Option<u64>,
+    member: MemberIndex,
+    kind: Kind,
+    given_up: bool,
+    waker: Option<Waker>,
+}
+
+struct Inner {
+    bound: Cell<Duration>,
+    tick: Cell<u64>,
+    counting: Cell<bool>,
+    entries: RefCell<Vec<Entry>>,
+    free: RefCell<Vec<usize>>,
+}
+
+/// The operations under way. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Watch(Rc<Inner>);
+
+/// An operation under way: its entry goes with it.
+struct Ticket {
+    watch: Watch,
+    at: usize,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.watch.0.entries.borrow_mut()[self.at] = Entry::default();
+        self.watch.0.free.borrow_mut().push(self.at);
+    }
+}
+
+impl Ticket {
+    fn over(&self, cx: &Context<'_>) -> bool {
+        let entry = &mut self.watch.0.entries.borrow_mut()[self.at];
+        if entry.given_up {
+            return true;
+        }
+        match &entry.waker {
+            Some(w) if w.will_wake(cx.waker()) => {}
+            _ => entry.waker = Some(cx.waker().clone()),
+        }
+        false
+    }
+}
+
+impl Watch {
+    pub fn new() -> Watch {
+        Watch(Rc::new(Inner {
+            bound: Cell::new(IO_TIMEOUT),
+            tick: Cell::new(0),
+            counting: Cell::new(false),
+            entries: RefCell::default(),
+            free: RefCell::default(),
+        }))
+    }
+
+    pub fn set_bound(&self, bound: Duration) {
+        self.0.bound.set(bound);
+    }
+
+    /// Waits for an operation on a member; None if it took longer than the bound, or if
+    /// [`Watch::give_up`] was called for the member.
+    pub async fn wait<W: World, T>(
+        &self,
+        world: &W,
+        member: MemberIndex,
+        kind: Kind,
+        operation: impl Future<Output = T>,
+    ) -> Option<T> {
+        let ticket = self.begin(member, kind);
+        if !self.0.counting.replace(true) {
+            let (watch, clock) = (self.clone(), world.clone());
+            world.spawn("I/O watch", async move { watch.count(&clock).await });
+        }
+        let mut operation = pin!(operation);
+        std::future::poll_fn(|cx| match operation.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if ticket.over(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Ends the waits for some operations: what they do is not needed any more.
+    pub fn give_up(&self, which: impl Fn(MemberIndex, Kind) -> bool) {
+        self.wake(|e| which(e.member, e.kind));
+    }
+
+    fn begin(&self, member: MemberIndex, kind: Kind) -> Ticket {
+        let mut entries = self.0.entries.borrow_mut();
+        let at = self.0.free.borrow_mut().pop().unwrap_or_else(|| {
+            entries.push(Entry::default());
+            entries.len() - 1
+        });
+        let begun = Some(self.0.tick.get());
+        entries[at] = Entry { begun, member, kind, given_up: false, waker: None };
+        Ticket { watch: self.clone(), at }
+    }
+
+    /// Counts ticks while there is something under way.
+    async fn count<W: World>(&self, world: &W) {
+        while self.0.free.borrow().len() < self.0.entries.borrow().len() {
+            world.sleep(self.0.bound.get() / (PATIENCE as u32 - 1)).await;
+            let now = self.0.tick.get() + 1;
+            self.0.tick.set(now);
+            self.wake(|e| e.begun.is_some_and(|begun| now - begun >= PATIENCE));
+        }
+        self.0.counting.set(false);
+    }
+
+    fn wake(&self, which: impl Fn(&Entry) -> bool) {
+        let mut woken = Vec::new();
+        for e in self.0.entries.borrow_mut().iter_mut() {
+            if e.begun.is_some() && !e.given_up && which(e) {
+                e.given_up = true;
+                woken.extend(e.waker.take());
+            }
+        }
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
