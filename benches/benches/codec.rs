@@ -5,11 +5,14 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_main};
 use evenkeel_raid::codec::{Code, Level};
 
-const SHAPES: [(Level, usize, usize); 6] = [
+const SHAPES: [(Level, usize, usize); 9] = [
     (Level::Raid5, 4, 1),
     (Level::Raid5, 8, 1),
     (Level::Raid6, 4, 2),
     (Level::Raid6, 8, 2),
+    (Level::Evenodd, 4, 2),
+    (Level::Evenodd, 8, 2),
+    (Level::Evenodd, 20, 2),
     (Level::Rs, 10, 4),
     (Level::Rs, 4, 12),
 ];

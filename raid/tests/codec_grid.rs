@@ -1,7 +1,8 @@
 //! The codes over a grid of shapes and losses, through the public interface alone.
 //!
 //! What the codes compute is compared with a derivation of its own (`reference`), which multiplies
-//! bit by bit and shares nothing with the code under test.
+//! bit by bit, goes through EVENODD's definition symbol by symbol, and shares nothing with the code
+//! under test.
 
 use evenkeel_raid::codec::kernels::Kernel;
 use evenkeel_raid::codec::{Code, CodeError, Level};
@@ -30,8 +31,49 @@ impl Noise {
     }
 }
 
-/// A field of its own: products bit by bit, quotients by search.
+/// The codes by their definitions, in a field of its own: products bit by bit, quotients by search.
 mod reference {
+    use evenkeel_raid::codec::Level;
+
+    /// All parity rows of a row of data, for a code of `k` data columns.
+    pub fn parities(level: Level, k: usize, m: usize, data: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        match level {
+            Level::Evenodd => evenodd(k, data).into(),
+            _ => (0..m).map(|row| parity(row, data)).collect(),
+        }
+    }
+
+    /// EVENODD as its authors define it: an array of `p - 1` rows and `p` columns of symbols with an
+    /// imaginary row of zeros below, horizontal sums, diagonal sums, and the adjuster.
+    fn evenodd(k: usize, data: &[Vec<u8>]) -> [Vec<u8>; 2] {
+        let p = if k <= 17 { 17 } else { 257 };
+        let size = 4096 / (p - 1);
+        let len = data[0].len();
+        let (mut horizontal, mut diagonal) = (vec![0; len], vec![0; len]);
+        for block in (0..len).step_by(4096) {
+            for byte in block..block + size {
+                let symbol = |row: usize, column: usize| {
+                    let there = row < p - 1 && column < data.len();
+                    if there { data[column][byte + row * size] } else { 0 }
+                };
+                let mut adjuster = 0;
+                for column in 1..p {
+                    adjuster ^= symbol(p - 1 - column, column);
+                }
+                for row in 0..p - 1 {
+                    let (mut across, mut down) = (0, adjuster);
+                    for column in 0..p {
+                        across ^= symbol(row, column);
+                        down ^= symbol((row + p - column) % p, column);
+                    }
+                    horizontal[byte + row * size] = across;
+                    diagonal[byte + row * size] = down;
+                }
+            }
+        }
+        [horizontal, diagonal]
+    }
+
     /// `a * b` modulo x^8 + x^4 + x^3 + x^2 + 1.
     pub fn mul(a: u8, b: u8) -> u8 {
         let mut product = 0u8;
@@ -147,7 +189,7 @@ fn every_shape_rebuilds_every_loss() {
     let mut tried = 0u32;
     for (k, m) in shapes() {
         for code in codes(k, m) {
-            let len = 64 * (1 + (k + m) % 3);
+            let len = code.granule() * (1 + (k + m) % 3);
             let mut row = noise.blocks(k, len);
             row.append(&mut encode(&code, &row, m, len));
             for lost in losses(k + m, m, &mut noise) {
@@ -177,16 +219,23 @@ fn wide_codes_rebuild_what_they_promise() {
         (Level::Raid1, 1, 254),
         (Level::Raid5, 254, 1),
         (Level::Raid6, 253, 2),
+        (Level::Evenodd, 17, 2),
+        (Level::Evenodd, 18, 2),
+        (Level::Evenodd, 64, 2),
+        (Level::Evenodd, 200, 2),
+        (Level::Evenodd, 253, 2),
         (Level::Rs, 254, 1),
+        (Level::Rs, 251, 4),
         (Level::Rs, 128, 127),
         (Level::Rs, 1, 254),
         (Level::Rs, 17, 238),
         (Level::Rs, 235, 20),
     ] {
         let code = Code::new(level, k, m).unwrap();
-        let mut row = noise.blocks(k, 64);
-        row.append(&mut encode(&code, &row, m, 64));
-        for _ in 0..8 {
+        let len = code.granule();
+        let mut row = noise.blocks(k, len);
+        row.append(&mut encode(&code, &row, m, len));
+        for _ in 0..if level == Level::Evenodd { 100 } else { 8 } {
             let mut order: Vec<usize> = (0..k + m).collect();
             for i in (1..order.len()).rev() {
                 order.swap(i, noise.below(i + 1));
@@ -194,7 +243,7 @@ fn wide_codes_rebuild_what_they_promise() {
             let lost = &order[..m];
             let mut shards: Vec<Option<&[u8]>> = row.iter().map(|b| Some(b.as_slice())).collect();
             lost.iter().for_each(|i| shards[*i] = None);
-            let mut out = vec![vec![0; 64]; m];
+            let mut out = vec![vec![0; len]; m];
             code.reconstruct(k, &shards, lost, &mut exclusive(&mut out)).unwrap();
             assert!(lost.iter().zip(&out).all(|(i, block)| *block == row[*i]), "{code:?}");
         }
@@ -204,15 +253,48 @@ fn wide_codes_rebuild_what_they_promise() {
 #[test]
 fn parity_is_that_of_the_reference() {
     let mut noise = Noise(4);
-    for (k, m) in shapes() {
-        let data = noise.blocks(k, 128);
-        let expected: Vec<Vec<u8>> = (0..m).map(|row| reference::parity(row, &data)).collect();
-        for code in codes(k, m) {
-            assert_eq!(encode(&code, &data, m, 128), expected, "{code:?}");
+    for (k, m) in shapes().chain([18, 40, 99, 200, 252, 253].map(|k| (k, 2))) {
+        for level in codes(k, m).iter().map(Code::level) {
+            let len = if level == Level::Evenodd { 8192 } else { 128 };
+            let data = noise.blocks(k, len);
+            let expected = reference::parities(level, k, m, &data);
+            for kernel in Kernel::available() {
+                let code = Code::with_kernel(level, k, m, kernel).unwrap();
+                assert_eq!(encode(&code, &data, m, len), expected, "{code:?}");
+            }
         }
-        for kernel in Kernel::available() {
-            let code = Code::with_kernel(Level::Rs, k, m, kernel).unwrap();
-            assert_eq!(encode(&code, &data, m, 128), expected, "{code:?}");
+    }
+}
+
+/// The prime belongs to the code, not to the row: a narrow row of a wide EVENODD has the symbols of
+/// the wide one.
+#[test]
+fn a_shortened_evenodd_keeps_its_prime() {
+    let mut noise = Noise(12);
+    for k in [17, 18, 30] {
+        let code = Code::new(Level::Evenodd, k, 2).unwrap();
+        let data = noise.blocks(5, 4096);
+        assert_eq!(encode(&code, &data, 2, 4096), reference::parities(Level::Evenodd, k, 2, &data));
+    }
+}
+
+/// All pairs of columns, for both primes: the widest codes of all pairs of neighbours and of the
+/// farthest apart too.
+#[test]
+fn evenodd_rebuilds_every_pair() {
+    let mut noise = Noise(13);
+    for (k, narrow) in [(17, true), (19, true), (253, false)] {
+        let code = Code::new(Level::Evenodd, k, 2).unwrap();
+        let mut row = noise.blocks(k, 4096);
+        row.append(&mut encode(&code, &row, 2, 4096));
+        let n = k + 2;
+        let pairs = (0..n).flat_map(|b| (0..b).map(move |a| [a, b]));
+        for lost in pairs.filter(|[a, b]| narrow || b - a == 1 && a % 9 == 0 || b - a > n - 5) {
+            let mut shards: Vec<Option<&[u8]>> = row.iter().map(|b| Some(b.as_slice())).collect();
+            lost.iter().for_each(|i| shards[*i] = None);
+            let mut out = vec![vec![0; 4096]; 2];
+            code.reconstruct(k, &shards, &lost, &mut exclusive(&mut out)).unwrap();
+            assert!(lost.iter().zip(&out).all(|(i, block)| *block == row[*i]), "{code:?} {lost:?}");
         }
     }
 }
@@ -262,7 +344,7 @@ fn an_update_equals_a_new_encoding() {
         for code in codes(k, m) {
             for column in 0..k {
                 for rows in 0..=m {
-                    let len = 64 * (1 + rows % 3);
+                    let len = code.granule() * (1 + rows % 3);
                     let mut data = noise.blocks(k, len);
                     let mut parity = encode(&code, &data, rows, len);
                     let delta = noise.block(len);
@@ -280,15 +362,16 @@ fn an_update_equals_a_new_encoding() {
 #[test]
 fn shortened_codes_are_those_with_zeros() {
     let mut noise = Noise(7);
-    for (k, m) in [(3, 1), (4, 2), (5, 3), (6, 2), (7, 4), (4, 12), (20, 6)] {
+    for (k, m) in [(3, 1), (4, 2), (5, 3), (6, 2), (19, 2), (7, 4), (4, 12), (20, 6)] {
         for code in codes(k, m) {
+            let len = code.granule();
             for columns in 0..=k {
-                let data = noise.blocks(columns, 64);
+                let data = noise.blocks(columns, len);
                 let mut filled = data.clone();
-                filled.resize(k, vec![0; 64]);
-                let whole = encode(&code, &filled, m, 64);
+                filled.resize(k, vec![0; len]);
+                let whole = encode(&code, &filled, m, len);
                 for rows in 0..=m {
-                    let parity = encode(&code, &data, rows, 64);
+                    let parity = encode(&code, &data, rows, len);
                     assert_eq!(parity, whole[..rows], "{code:?} {columns} {rows}");
                     let row = [data.clone(), parity].concat();
                     if row.is_empty() {
@@ -306,15 +389,15 @@ fn shortened_codes_are_those_with_zeros() {
 #[test]
 fn one_data_column_gives_copies() {
     let mut noise = Noise(8);
-    let data = noise.blocks(1, 192);
+    let data = noise.blocks(1, 8192);
     for m in 1..=6 {
         for (k, code) in
             [1, 2, 9, 20].into_iter().flat_map(|k| codes(k, m).into_iter().map(move |c| (k, c)))
         {
-            let parity = encode(&code, &data, m, 192);
+            let parity = encode(&code, &data, m, 8192);
             assert!(parity.iter().all(|block| *block == data[0]), "{code:?}");
             // As if the first of k columns had been zero before.
-            let mut parity = vec![vec![0; 192]; m];
+            let mut parity = vec![vec![0; 8192]; m];
             code.update(0, &data[0], &mut exclusive(&mut parity));
             assert!(parity.iter().all(|block| *block == data[0]), "{code:?} {k}");
         }
@@ -326,21 +409,22 @@ fn one_loss_too_many_is_refused_and_leaves_the_output_alone() {
     let mut noise = Noise(9);
     for (k, m) in [(1, 1), (2, 1), (4, 2), (5, 3), (4, 6)] {
         for code in codes(k, m) {
+            let len = code.granule();
             for rows in 0..=m {
-                let mut row = noise.blocks(k, 64);
-                row.append(&mut encode(&code, &row, rows, 64));
+                let mut row = noise.blocks(k, len);
+                row.append(&mut encode(&code, &row, rows, len));
                 for lost in (0..1u64 << row.len()).filter(|l| l.count_ones() as usize > rows) {
                     let present = row.len() - lost.count_ones() as usize;
                     let shards: Vec<Option<&[u8]>> = (row.iter().enumerate())
                         .map(|(i, block)| (lost >> i & 1 == 0).then_some(block.as_slice()))
                         .collect();
                     let wanted = lost.trailing_zeros() as usize;
-                    let mut out = vec![0x77; 64];
+                    let mut out = vec![0x77; len];
                     assert_eq!(
                         code.reconstruct(k, &shards, &[wanted], &mut [&mut out]),
                         Err(CodeError::TooManyMissing { needed: k, present })
                     );
-                    assert_eq!(out, vec![0x77; 64]);
+                    assert_eq!(out, vec![0x77; len]);
                 }
             }
         }
@@ -351,17 +435,21 @@ fn one_loss_too_many_is_refused_and_leaves_the_output_alone() {
 #[test]
 fn wanted_columns_are_free_to_choose() {
     let mut noise = Noise(10);
-    let code = Code::new(Level::Rs, 6, 4).unwrap();
-    let mut row = noise.blocks(6, 128);
-    row.append(&mut encode(&code, &row, 4, 128));
-    for lost in losses(10, 4, &mut noise) {
-        let shards: Vec<Option<&[u8]>> = (row.iter().enumerate())
-            .map(|(i, block)| (lost >> i & 1 == 0).then_some(block.as_slice()))
-            .collect();
-        let wanted: Vec<usize> = (0..noise.below(6)).map(|_| noise.below(10)).collect();
-        let mut out = vec![vec![0; 128]; wanted.len()];
-        code.reconstruct(6, &shards, &wanted, &mut exclusive(&mut out)).unwrap();
-        assert!(wanted.iter().zip(&out).all(|(i, block)| *block == row[*i]), "{lost:b} {wanted:?}");
+    for (level, m) in [(Level::Rs, 4), (Level::Evenodd, 2)] {
+        let code = Code::new(level, 6, m).unwrap();
+        let (n, len) = (6 + m, 2 * code.granule());
+        let mut row = noise.blocks(6, len);
+        row.append(&mut encode(&code, &row, m, len));
+        for lost in losses(n, m, &mut noise) {
+            let shards: Vec<Option<&[u8]>> = (row.iter().enumerate())
+                .map(|(i, block)| (lost >> i & 1 == 0).then_some(block.as_slice()))
+                .collect();
+            let wanted: Vec<usize> = (0..noise.below(6)).map(|_| noise.below(n)).collect();
+            let mut out = vec![vec![0; len]; wanted.len()];
+            code.reconstruct(6, &shards, &wanted, &mut exclusive(&mut out)).unwrap();
+            let right = wanted.iter().zip(&out).all(|(i, block)| *block == row[*i]);
+            assert!(right, "{code:?} {lost:b} {wanted:?}");
+        }
     }
 }
 
@@ -382,7 +470,10 @@ fn unsupported_shapes_are_refused_in_sentences() {
         (Level::Rs, 3, 0, "a code has at least one parity column"),
         (Level::Rs, 200, 56, "a code has at most 255 columns, data and parity together"),
         (Level::Rs, usize::MAX, 2, "a code has at most 255 columns, data and parity together"),
-        (Level::Evenodd, 4, 2, "evenodd is not supported yet"),
+        (Level::Evenodd, 4, 1, "evenodd has exactly two parity columns"),
+        (Level::Evenodd, 4, 3, "evenodd has exactly two parity columns"),
+        (Level::Evenodd, 0, 2, "a code has at least one data column"),
+        (Level::Evenodd, 254, 2, "a code has at most 255 columns, data and parity together"),
     ] {
         assert!(refused(level, k, m).ends_with(reason), "{}", refused(level, k, m));
     }
@@ -442,4 +533,12 @@ fn mistakes_of_the_caller_panic() {
     assert!(panics(|| rebuild(2, &[Some(&a), None, Some(&a)], &[3])));
     assert!(panics(|| rebuild(2, &[Some(&a), None, Some(&a)], &[])));
     assert!(panics(|| rebuild(2, &[Some(&a), None, Some(&b)], &[1])));
+
+    // EVENODD works on blocks of 4 KiB alone.
+    let code = || Code::new(Level::Evenodd, 2, 2).unwrap();
+    assert!(panics(|| code().encode(&[&a, &a], &mut [&mut [0; 64]])));
+    assert!(panics(|| code().encode(&[&[0; 4160]], &mut [&mut [0; 4160], &mut [0; 4160]])));
+    assert!(panics(|| code().update(0, &a, &mut [&mut [0; 64]])));
+    assert!(panics(|| code().update(0, &a, &mut [&mut [0; 4096]])));
+    assert!(panics(|| code().update(2, &[0; 4096], &mut [&mut [0; 4096]])));
 }

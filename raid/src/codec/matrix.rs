@@ -1,4 +1,4 @@
-//! The matrix that all codes are cut from, and inversion.
+//! The matrix that all codes but EVENODD are cut from, and inversion.
 //!
 //! # The matrix
 //!

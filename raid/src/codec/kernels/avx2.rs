@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 };
 
 use super::super::gf256::{NIBBLES, REDUCTION};
-use super::{GRANULE, Kernel};
+use super::{GRAIN, GRANULE, Kernel};
 
 /// The table of this kernel, on machines that have AVX2.
 ///
@@ -186,9 +186,14 @@ macro_rules! steps {
 
 #[target_feature(enable = "avx2")]
 fn xor_into_avx2(source: &[u8], target: &mut [u8]) {
-    steps!(target.len(), 8, |at, R| {
+    let granules = target.len() / GRANULE * GRANULE;
+    steps!(granules, 8, |at, R| {
         store(xor(load::<R>(target, at), load::<R>(source, at)), target, at);
     });
+    let rest = target[granules..].as_chunks_mut::<GRAIN>().0.iter_mut();
+    for (t, s) in rest.zip(source[granules..].as_chunks().0) {
+        *t = (u128::from_ne_bytes(*t) ^ u128::from_ne_bytes(*s)).to_ne_bytes();
+    }
 }
 
 #[target_feature(enable = "avx2")]

@@ -6,7 +6,7 @@
 //! have the instructions. Nothing outside decides the choice: no environment, no setting.
 //!
 //! The methods of [`Kernel`] check the shapes, so the functions of the table can rely on them:
-//! all blocks of a call have one length, a multiple of [`GRANULE`].
+//! all blocks of a call have one length, a multiple of [`GRANULE`], or, for `xor_into`, of [`GRAIN`].
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -17,6 +17,9 @@ use std::fmt;
 /// The length of every block is a multiple of this many bytes: a cache line, and the step of every
 /// kernel.
 pub const GRANULE: usize = 64;
+
+/// The step of [`Kernel::xor_rotated`], in bytes.
+pub const GRAIN: usize = 16;
 
 /// One way to do the arithmetic.
 ///
@@ -63,6 +66,19 @@ impl Kernel {
     pub fn xor_into(&self, source: &[u8], target: &mut [u8]) {
         check(target.len(), [source.len()]);
         (self.xor_into)(source, target);
+    }
+
+    /// Adds a block that is rotated: `target[(i + by) % target.len()] ^= source[i]`. The target may
+    /// be longer than the source; its length, the source's and `by` are multiples of [`GRAIN`] (16),
+    /// and neither of the latter is more than the first. Panics if not.
+    pub fn xor_rotated(&self, source: &[u8], by: usize, target: &mut [u8]) {
+        assert!(source.len() <= target.len() && by <= target.len(), "the rotation does not fit");
+        for bytes in [source.len(), target.len(), by] {
+            assert!(bytes.is_multiple_of(GRAIN), "{bytes} bytes are not a multiple of {GRAIN}");
+        }
+        let (start, wrapped) = source.split_at(source.len().min(target.len() - by));
+        (self.xor_into)(start, &mut target[by..][..start.len()]);
+        (self.xor_into)(wrapped, &mut target[..wrapped.len()]);
     }
 
     /// `target` becomes the XOR of all sources, zero if there are none.
@@ -142,7 +158,7 @@ fn run(at: usize, len: usize, same: impl Fn(usize) -> bool) -> usize {
 }
 
 /// Panics unless all blocks are `len` bytes long, and that is a multiple of [`GRANULE`].
-pub(super) fn check(len: usize, lengths: impl IntoIterator<Item = usize>) {
+fn check(len: usize, lengths: impl IntoIterator<Item = usize>) {
     assert!(len.is_multiple_of(GRANULE), "a block of {len} bytes is not a multiple of {GRANULE}");
     for other in lengths {
         assert_eq!(len, other, "all blocks of a row have the same length");
@@ -234,6 +250,21 @@ mod tests {
                 plain.xor_into(&noise(len, 9), &mut theirs);
                 kernel.xor_into(&noise(len, 9), &mut ours);
                 assert_eq!(ours, theirs, "{kernel:?} xor_into {len}");
+            }
+            for grains in (0..70).chain([255, 256, 257]) {
+                for longer in 0..4 {
+                    let target = noise((grains + longer) * GRAIN + 1, 10);
+                    let source = &noise(grains * GRAIN + 3, 11)[3..];
+                    for by in (0..=grains + longer).map(|grain| grain * GRAIN) {
+                        let mut expected = target.clone();
+                        for (i, byte) in source.iter().enumerate() {
+                            expected[1 + (i + by) % (target.len() - 1)] ^= byte;
+                        }
+                        let mut ours = target.clone();
+                        kernel.xor_rotated(source, by, &mut ours[1..]);
+                        assert_eq!(ours, expected, "{kernel:?} xor_rotated {grains} {longer} {by}");
+                    }
+                }
             }
         }
     }

@@ -1,11 +1,11 @@
 //! The plain kernel: no instruction beyond what every machine has, and no `unsafe`. It is the
 //! oracle of the other kernels.
 //!
-//! XOR and doubling work on words of eight bytes, which the compiler widens further; multiplication
+//! XOR and doubling work on words of eight or sixteen bytes, which the compiler widens further; multiplication
 //! looks every byte up in the row of the table that belongs to the factor.
 
 use super::super::gf256::{MUL, REDUCTION};
-use super::{GRANULE, Kernel};
+use super::{GRAIN, GRANULE, Kernel};
 
 /// The table of this kernel.
 pub(super) static KERNEL: Kernel =
@@ -40,8 +40,8 @@ fn double(a: Words) -> Words {
 }
 
 fn xor_into(source: &[u8], target: &mut [u8]) {
-    for step in 0..target.len() / GRANULE {
-        store(xor(load(target, step), load(source, step)), target, step);
+    for (t, s) in target.as_chunks_mut::<GRAIN>().0.iter_mut().zip(source.as_chunks().0) {
+        *t = (u128::from_ne_bytes(*t) ^ u128::from_ne_bytes(*s)).to_ne_bytes();
     }
 }
 
