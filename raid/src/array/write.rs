@@ -273,20 +273,14 @@ impl<W: World> Array<W> {
         placed: &[(Slot, Slice)],
     ) -> Result<Vec<Vec<u32>>, Halted> {
         let g = &self.0.geometry;
-        let chunk = g.chunk_bytes() as usize;
         let mut crcs = Vec::with_capacity(placed.len());
         let mut runs: BTreeMap<(u8, u64), Segs> = BTreeMap::new();
         for (slot, data) in placed {
-            let columns: Vec<Slice> = (0..g.data).map(|c| data.part(c * chunk, chunk)).collect();
-            let mut parity: Vec<Buf> = (0..g.parity).map(|_| Buf::new(chunk)).collect();
-            {
-                let views: Vec<&[u8]> = columns.iter().map(|c| &c[..]).collect();
-                let mut out: Vec<&mut [u8]> = parity.iter_mut().map(|p| &mut p[..]).collect();
-                self.0.members.code().encode(&views, &mut out);
-            }
-            let all: Vec<Slice> =
-                columns.into_iter().chain(parity.into_iter().map(Buf::freeze)).collect();
-            crcs.push(all.iter().flat_map(|c| c.chunks(BLOCK)).map(crc32c::crc32c).collect());
+            let all = self.columns_of(data);
+            // The copies of a single column have its CRCs.
+            let different = if g.data == 1 { &all[..1] } else { &all[..] };
+            let own = different.iter().flat_map(|c| c.chunks(BLOCK)).map(crc32c::crc32c);
+            crcs.push(own.collect::<Vec<u32>>().repeat(all.len() / different.len()));
             for (column, bytes) in all.into_iter().enumerate() {
                 let member = g.member_of(*slot, column);
                 let at = g.byte_of(*slot, 0);
@@ -295,6 +289,24 @@ impl<W: World> Array<W> {
         }
         self.write_runs(runs).await?;
         Ok(crcs)
+    }
+
+    /// The n chunks of a stripe with this content. With one data column every parity is a copy of
+    /// it, so all are the same memory.
+    fn columns_of(&self, data: &Slice) -> Vec<Slice> {
+        let g = &self.0.geometry;
+        let chunk = g.chunk_bytes() as usize;
+        if g.data == 1 {
+            return vec![data.clone(); g.members()];
+        }
+        let columns: Vec<Slice> = (0..g.data).map(|c| data.part(c * chunk, chunk)).collect();
+        let mut parity: Vec<Buf> = (0..g.parity).map(|_| Buf::new(chunk)).collect();
+        {
+            let views: Vec<&[u8]> = columns.iter().map(|c| &c[..]).collect();
+            let mut out: Vec<&mut [u8]> = parity.iter_mut().map(|p| &mut p[..]).collect();
+            self.0.members.code().encode(&views, &mut out);
+        }
+        columns.into_iter().chain(parity.into_iter().map(Buf::freeze)).collect()
     }
 
     /// Writes pieces to (member, byte), neighbours as one write.
