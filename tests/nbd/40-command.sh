@@ -14,8 +14,12 @@ expect 2 "$EK" create x --level rs --file-size 64M a b c
 expect 2 "$EK" create x --level raid5 --data 3 --file-size 64M a b c
 expect 2 "$EK" create x --level raid5 --chunk 63K --file-size 64M a b c
 expect 2 "$EK" create x --level raid5 --file-size 64Q a b c
-expect 17 "$EK" create x --level raid1 --file-size 64M a b
-expect 17 "$EK" create x --level evenodd --file-size 64M a b c d
+expect 2 "$EK" create x --level raid1 --file-size 64M a
+expect 2 "$EK" create x --level raid1 --data 2 --file-size 64M a b c
+expect 2 "$EK" create x --level evenodd --file-size 64M a b
+expect 2 "$EK" create x --level evenodd --parity 3 --file-size 64M a b c d
+expect 0 "$EK" create x --level raid1 --dry-run --file-size 64M a b
+expect 0 "$EK" create x --level evenodd --dry-run --file-size 64M a b c d
 expect 17 "$EK" create x --level raid5 --file-size 64M --spare d a b c
 expect 1 "$EK" create x --level raid5 a b c
 expect 12 "$EK" create x --level raid5 --file-size 64M a a c

@@ -46,13 +46,14 @@ pub enum Verb {
 pub struct CreateArgs {
     /// Name of the array.
     pub name: String,
-    /// Which code: raid5, raid6 or rs (raid1 and evenodd are not supported yet).
+    /// Which code: raid1, raid5, raid6, evenodd or rs.
     #[arg(long)]
     pub level: String,
     /// Data chunks of a stripe. Default: the disks less the parity.
     #[arg(long, value_name = "K")]
     pub data: Option<usize>,
-    /// Parity chunks of a stripe: how many disks may be lost. Default: 1 for raid5, 2 for raid6.
+    /// Parity chunks of a stripe: how many disks may be lost. Default: 1 for raid5, 2 for raid6 and
+    /// evenodd, all disks but one for raid1.
     #[arg(long, value_name = "M")]
     pub parity: Option<usize>,
     /// Bytes of a chunk, one disk's part of a stripe.

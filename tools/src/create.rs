@@ -55,9 +55,6 @@ fn options(args: &CreateArgs) -> Result<CreateOptions, Failure> {
         .level
         .parse()
         .map_err(|e| Failure::new(2, format!("{}.", capital(&format!("{e}")))))?;
-    if matches!(level, Level::Raid1 | Level::Evenodd) {
-        return Err(not_yet(&format!("Level {level}")));
-    }
     for (given, what) in [
         (!args.journal.is_empty(), "A journal on disks of its own (--journal)"),
         (args.nvram.is_some(), "Persistent memory (--nvram)"),
@@ -89,13 +86,23 @@ fn shape(
 ) -> Result<(usize, usize), Failure> {
     let usage = |text: String| Err(Failure::new(2, text));
     let own = match level {
+        // Every disk holds all: there is one data chunk, and the other disks hold copies of it.
+        Level::Raid1 if disks < 2 => {
+            return usage("Level raid1 needs two disks at least.".into());
+        }
+        Level::Raid1 if data.is_some_and(|k| k != 1) => {
+            return usage("Level raid1 has 1 data chunk; every other disk holds a copy.".into());
+        }
+        Level::Raid1 => Some(disks - 1),
         Level::Raid5 => Some(1),
         Level::Raid6 | Level::Evenodd => Some(2),
-        Level::Raid1 | Level::Rs => None,
+        Level::Rs => None,
     };
     let m = match (own, parity) {
         (Some(own), Some(m)) if m != own => {
-            return usage(format!("{level} has {own} parity, not {m}; level rs takes any number."));
+            return usage(format!(
+                "{level} on {disks} disks has {own} parity, not {m}; level rs takes any number."
+            ));
         }
         (Some(own), _) => own,
         (None, Some(m)) => m,
@@ -283,6 +290,12 @@ mod tests {
         assert_eq!(shape(Level::Raid5, None, None, 4), Ok((3, 1)));
         assert_eq!(shape(Level::Raid6, None, None, 6), Ok((4, 2)));
         assert_eq!(shape(Level::Raid6, Some(4), Some(2), 6), Ok((4, 2)));
+        assert_eq!(shape(Level::Evenodd, None, None, 6), Ok((4, 2)));
+        assert_eq!(shape(Level::Evenodd, None, None, 3), Ok((1, 2)));
+        assert_eq!(shape(Level::Raid1, None, None, 2), Ok((1, 1)));
+        assert_eq!(shape(Level::Raid1, Some(1), Some(2), 3), Ok((1, 2)));
+        assert_eq!(shape(Level::Raid1, None, None, 255), Ok((1, 254)));
+        assert_eq!(shape(Level::Rs, Some(251), Some(4), 255), Ok((251, 4)));
         assert_eq!(shape(Level::Rs, Some(4), Some(3), 7), Ok((4, 3)));
         assert_eq!(shape(Level::Rs, None, Some(3), 7), Ok((4, 3)));
         assert_eq!(shape(Level::Rs, Some(4), None, 7), Ok((4, 3)));
@@ -292,6 +305,12 @@ mod tests {
             (Level::Rs, Some(7), None, 7),
             (Level::Rs, Some(7), Some(0), 7),
             (Level::Rs, Some(0), Some(7), 7),
+            (Level::Raid1, None, None, 1),
+            (Level::Raid1, None, None, 256),
+            (Level::Raid1, None, Some(1), 3),
+            (Level::Raid1, Some(2), None, 3),
+            (Level::Evenodd, None, None, 2),
+            (Level::Evenodd, None, Some(3), 6),
             (Level::Raid5, None, Some(2), 4),
             (Level::Raid5, None, None, 1),
             (Level::Raid6, Some(4), None, 5),
