@@ -10,7 +10,8 @@ use evenkeel_tests::workload::WORKLOADS;
 fn the_array_survives_crashes() {
     let mut scenarios = Vec::new();
     for (i, workload) in WORKLOADS.into_iter().enumerate() {
-        let setup = setups().swap_remove(i % 3);
+        let mut setups = setups();
+        let setup = setups.swap_remove(i % setups.len());
         scenarios.push(Scenario { setup, workload, seed: 11, durable: i % 2 == 1 });
     }
     let effort = Effort { full: false, stride: 23, jobs: 2, failures: 3, salts: 1, sequel: None };
