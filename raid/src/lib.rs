@@ -20,7 +20,7 @@ mod replay;
 pub mod status;
 pub mod superblock;
 
-pub use array::{Array, Created, MAX_REQUEST, assemble, create};
+pub use array::{Array, Created, Extent, MAX_REQUEST, assemble, create};
 pub use error::{ArrayError, ErrorKind, RequestError};
 pub use options::{Ack, CreateOptions, Progress, StartOptions};
 pub use status::Status;

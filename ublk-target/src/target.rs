@@ -6,7 +6,7 @@
 use std::future::Future;
 
 use evenkeel_journal::{Buf, Slice, World};
-use evenkeel_raid::{Array, RequestError};
+use evenkeel_raid::{Array, Extent, RequestError};
 
 /// A device's content: requests at any byte range, each one `.await`. Clones share it.
 pub trait BlockTarget: Clone + 'static {
@@ -37,6 +37,16 @@ pub trait BlockTarget: Clone + 'static {
         len: u64,
         fua: bool,
     ) -> impl Future<Output = Result<(), RequestError>>;
+    /// What of the range holds something and what is a hole that reads as zeros, as it is in this
+    /// moment: from `at` on, kinds alternating, at most `most` extents and at least one; perhaps
+    /// not up to the end of the range. A target that does not know says that all is mapped.
+    ///
+    /// # Errors
+    /// As the array's: outside the device, or no bytes.
+    fn extents(&self, at: u64, len: u64, most: usize) -> Result<Vec<Extent>, RequestError> {
+        let _ = (at, most);
+        Ok(vec![Extent { bytes: len, mapped: true }])
+    }
 }
 
 impl<W: World> BlockTarget for Array<W> {
@@ -77,5 +87,9 @@ impl<W: World> BlockTarget for Array<W> {
         fua: bool,
     ) -> impl Future<Output = Result<(), RequestError>> {
         Array::write_zeroes(self, at, len, fua)
+    }
+
+    fn extents(&self, at: u64, len: u64, most: usize) -> Result<Vec<Extent>, RequestError> {
+        Array::extents(self, at, len, most)
     }
 }

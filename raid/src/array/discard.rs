@@ -5,6 +5,7 @@ use evenkeel_journal::commit::rows_at_most;
 use evenkeel_journal::log::{Item, Need};
 use evenkeel_journal::record::Record;
 use evenkeel_journal::ring::record_bytes;
+use evenkeel_journal::sync::after_the_ready;
 use evenkeel_journal::{BLOCK, Buf, Lsn, Stripe, World};
 
 use super::cache::DirtyBlock;
@@ -45,6 +46,10 @@ impl<W: World> Array<W> {
             let to = if near { end } else { end.min((from / step + 1) * step) };
             self.zero_blocks(from, to - from).await?;
             from = to;
+            if from < end {
+                // Steps over what is not in use wait for nothing: let others have their turn.
+                after_the_ready().await;
+            }
         }
         if fua || self.0.options.ack == Ack::Durable {
             self.0.journal.durable(self.0.journal.last_lsn()).await?;

@@ -1,7 +1,7 @@
 //! ② The array: owner of order. One file a way:
 //!
 //! - `write.rs` the way of a write, top to bottom; `discard.rs` of a discard;
-//! - `read.rs` the way of a read, degraded included;
+//! - `read.rs` the way of a read, degraded included; `extents.rs` what is mapped and what a hole;
 //! - `destage.rs` from the cache into the slots; `checkpoint.rs` from the map to its pages;
 //! - `pace.rs` when destage runs; `lost.rs` what becomes of blocks that nobody can give;
 //! - `start.rs` from disks to a running array (replay); `create.rs`; `stop.rs`;
@@ -12,6 +12,7 @@ mod checkpoint;
 mod create;
 mod destage;
 mod discard;
+mod extents;
 mod locks;
 mod lost;
 mod pace;
@@ -40,6 +41,7 @@ use crate::status::{
 };
 
 pub use create::{Created, create};
+pub use extents::Extent;
 pub use start::assemble;
 
 use cache::{Cache, DirtyBlock};

@@ -11,7 +11,7 @@ use evenkeel_raid::{Ack, Array, ArrayError, ErrorKind};
 
 use super::tell::Teller;
 use super::{DaemonConfig, Via, failed, within};
-use crate::nbd::{self, NbdServer, ServerConfig};
+use crate::nbd::{self, NbdServer, Patience, ServerConfig};
 use crate::process::note;
 use crate::ublk::device::{Found, path_of};
 use crate::ublk::record::Record;
@@ -231,7 +231,8 @@ impl Front {
         let socket = config.socket_path();
         let listener = nbd::socket::listen(&socket)
             .map_err(|e| failed(format!("The socket {} cannot be made: {e}.", socket.display())))?;
-        let server_config = ServerConfig { name: config.name.clone(), read_only };
+        let server_config =
+            ServerConfig { name: config.name.clone(), read_only, patience: Patience::default() };
         let (driver, array) = (world.driver().clone(), array.clone());
         let server = NbdServer::start(world.clone(), driver, listener, array, server_config);
         let path = socket.display().to_string().into();

@@ -13,8 +13,8 @@ use evenkeel_journal::uring::{Engine, Remote, UringWorld};
 use evenkeel_journal::{Buf, Slice, World};
 use evenkeel_raid::RequestError;
 
-use super::protocol::{EINVAL, EPERM, REPLY_BYTES};
-use super::server::{MAX_CONNECTIONS, NbdServer, ServerConfig};
+use super::protocol::{EINVAL, ENOSPC, EPERM};
+use super::server::{MAX_CONNECTIONS, NbdServer, Patience, ServerConfig};
 use super::socket;
 use crate::target::BlockTarget;
 
@@ -81,6 +81,10 @@ struct Served {
 }
 
 fn serve(name: &str, read_only: bool) -> Served {
+    serve_with(name, read_only, Patience::default())
+}
+
+fn serve_with(name: &str, read_only: bool, patience: Patience) -> Served {
     let dir = std::env::temp_dir().join(format!("evenkeel-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let (there, ready) = mpsc::channel();
@@ -91,7 +95,7 @@ fn serve(name: &str, read_only: bool) -> Served {
         let world = engine.world(&run).unwrap();
         let target = Ram { world: world.clone(), bytes: Rc::new(RefCell::new(vec![0; SIZE])) };
         let listener = socket::listen(&run.join("nbd")).unwrap();
-        let config = ServerConfig { name: "ram".into(), read_only };
+        let config = ServerConfig { name: "ram".into(), read_only, patience };
         let server =
             NbdServer::start(world.clone(), world.driver().clone(), listener, target, config);
         there.send(engine.executor().remote()).unwrap();
@@ -161,7 +165,7 @@ impl Client {
     }
 
     fn reply(&mut self) -> (u64, u32) {
-        let b = self.get(REPLY_BYTES);
+        let b = self.get(16);
         assert_eq!(b[..4], 0x6744_6698u32.to_be_bytes());
         let error = u32::from_be_bytes(b[4..8].try_into().unwrap());
         (u64::from_be_bytes(b[8..].try_into().unwrap()), error)
@@ -205,7 +209,8 @@ fn requests_go_well_and_refusals_leave_the_connection() {
     let big = pattern(1, 1 << 20);
     assert_eq!(c.call(1, 5, 1 << 20, &big), Ok(vec![]));
     assert_eq!(c.call(0, 5, 1 << 20, &[]), Ok(big.clone()));
-    assert_eq!(c.call(1, end - 2, 3, b"abc"), Err(EINVAL));
+    assert_eq!(c.call(1, end - 2, 3, b"abc"), Err(ENOSPC));
+    assert_eq!(c.call(0, end - 2, 3, &[]), Err(EINVAL));
     let over = vec![1; (1 << 20) + 1];
     assert_eq!(c.call(1, 0, over.len() as u32, &over), Err(EINVAL));
     assert_eq!(c.call(0, 0, over.len() as u32, &[]), Err(EINVAL));
@@ -338,12 +343,12 @@ fn haggling_by_the_oldest_way() {
     let mut c = Client::raw(&served.dir);
     c.get(18);
     c.put(&1u32.to_be_bytes());
-    c.option(8, &[]);
+    c.option(99, &[]);
     assert_eq!(c.get(20)[12..16], (1u32 << 31 | 1).to_be_bytes());
-    c.get(b"this server does not know the option".len());
+    c.get(b"This server does not know the option.".len());
     c.option(3, &vec![0; 20_000]);
     assert_eq!(c.get(20)[12..16], (1u32 << 31 | 9).to_be_bytes());
-    c.get(b"the option's data is too long".len());
+    c.get(b"The option's data is longer than 16 KiB.".len());
     c.option(1, b"ram");
     assert_eq!(c.get(134)[..8], (SIZE as u64).to_be_bytes());
     assert_eq!(c.call(0, 0, 1, &[]), Ok(vec![0]));
