@@ -13,7 +13,7 @@ step "what nbdinfo sees"
 nbdinfo --json "$u" >"$work/info"
 info() { jq -r ".exports[0].$1" "$work/info"; }
 [ "$(info '"export-size"')" = "$(status a .size_bytes)" ] || die "size"
-for can in can_flush can_fua can_trim can_zero can_multi_conn; do
+for can in can_flush can_fua can_trim can_zero can_fast_zero can_cache can_df can_multi_conn; do
 	[ "$(info $can)" = true ] || die "$can"
 done
 [ "$(info is_read_only)" = false ] || die "read-only"
@@ -39,9 +39,11 @@ def refused(f, *numbers):
 
 h.pwrite(b"x", size - 1)
 assert h.pread(1, size - 1) == b"x"
-for f in [lambda: h.pread(1, size), lambda: h.pread(2, size - 1), lambda: h.pwrite(b"xy", size - 1),
-          lambda: h.pread(1, 1 << 63), lambda: h.trim(2, size - 1), lambda: h.zero(2, size - 1)]:
+for f in [lambda: h.pread(1, size), lambda: h.pread(2, size - 1), lambda: h.pread(1, 1 << 63),
+          lambda: h.trim(2, size - 1)]:
     refused(f, errno.EINVAL)
+for f in [lambda: h.pwrite(b"xy", size - 1), lambda: h.zero(2, size - 1)]:
+    refused(f, errno.ENOSPC)
 assert h.pread(1, size - 1) == b"x"
 
 big = bytes(range(256)) * 4096
@@ -54,13 +56,15 @@ assert h.pread(1 << 20, 12345) == big, "the connection went on"
 
 h.pwrite(b"fua", 4095, nbd.CMD_FLAG_FUA)
 assert h.pread(5, 4094) == b"\0fua\0"
-refused(lambda: h.zero(4096, 0, nbd.CMD_FLAG_FAST_ZERO), errno.EINVAL)
+h.zero(4096, 8192, nbd.CMD_FLAG_FAST_ZERO)
+refused(lambda: h.zero(4096, 1, nbd.CMD_FLAG_FAST_ZERO), errno.ENOTSUP)
 h.zero(100, 12345 + 50)
 assert h.pread(200, 12345) == big[:50] + bytes(100) + big[150:200]
 h.zero(100, 12345 + 50, nbd.CMD_FLAG_NO_HOLE | nbd.CMD_FLAG_FUA)
 h.trim(size, 0)
 assert h.pread(1 << 20, 0) == bytes(1 << 20) and h.pread(1, size - 1) == b"\0"
-refused(lambda: h.cache(4096, 0), errno.EINVAL)
+h.cache(size, 0)
+refused(lambda: h.cache(2, size - 1), errno.EINVAL)
 h.flush()
 PYTHON
 

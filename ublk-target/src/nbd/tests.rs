@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use evenkeel_journal::uring::{Engine, Remote, UringWorld};
 use evenkeel_journal::{Buf, Slice, World};
-use evenkeel_raid::RequestError;
+use evenkeel_raid::{Extent, RequestError};
 
 use super::protocol::{EINVAL, ENOSPC, EPERM};
-use super::server::{MAX_CONNECTIONS, NbdServer, Patience, ServerConfig};
+use super::server::{MAX_CONNECTIONS, MAX_HAGGLING, NbdServer, Patience, ServerConfig};
 use super::socket;
 use crate::target::BlockTarget;
 
 const SIZE: usize = 8 << 20;
+const STRIPE: usize = 4096;
 
 /// Memory that answers late, in an order of its own.
 #[derive(Clone)]
@@ -69,6 +70,24 @@ impl BlockTarget for Ram {
 
     async fn write_zeroes(&self, at: u64, len: u64, fua: bool) -> Result<(), RequestError> {
         self.discard(at, len, fua).await
+    }
+
+    /// Holes by what is there: "stripes" of [`STRIPE`] bytes of zeros, few of them in one look.
+    fn extents(&self, at: u64, len: u64, most: usize) -> Result<Vec<Extent>, RequestError> {
+        assert!(len > 0 && most > 0 && at + len <= SIZE as u64);
+        let stripe = STRIPE as u64;
+        let mut list = Vec::new();
+        for s in (at / stripe..(at + len).div_ceil(stripe)).take(300) {
+            let (from, to) = (at.max(s * stripe), (at + len).min((s + 1) * stripe));
+            let whole = &self.bytes.borrow()[(s * stripe) as usize..((s + 1) * stripe) as usize];
+            let mapped = whole.iter().any(|b| *b != 0);
+            Extent { bytes: to - from, mapped }.append_to(&mut list);
+            if list.len() > most {
+                list.pop();
+                break;
+            }
+        }
+        Ok(list)
     }
 }
 
@@ -352,4 +371,204 @@ fn haggling_by_the_oldest_way() {
     c.option(1, b"ram");
     assert_eq!(c.get(134)[..8], (SIZE as u64).to_be_bytes());
     assert_eq!(c.call(0, 0, 1, &[]), Ok(vec![0]));
+}
+
+/// A client that agreed on chunks.
+struct Chunked {
+    client: Client,
+    extended: bool,
+}
+
+impl Chunked {
+    fn connect(dir: &Path, extended: bool) -> Chunked {
+        let mut client = Client::raw(dir);
+        client.get(18);
+        client.put(&3u32.to_be_bytes());
+        let allocation = b"\0\0\0\0\0\0\0\x01\0\0\0\x0fbase:allocation";
+        for (option, data, replies) in
+            [(if extended { 11 } else { 8 }, &b""[..], 1), (10, allocation, 2), (7, &[0; 6], 3)]
+        {
+            client.option(option, data);
+            for _ in 0..replies {
+                let head = client.get(20);
+                assert_eq!(head[12], 0, "no error");
+                client.get(u32::from_be_bytes(head[16..].try_into().unwrap()) as usize);
+            }
+        }
+        Chunked { client, extended }
+    }
+
+    fn ask(&mut self, flags: u16, command: u16, at: u64, len: u64) {
+        let magic = if self.extended { 0x21e4_1c71u32 } else { 0x2560_9513 };
+        let mut b = magic.to_be_bytes().to_vec();
+        b.extend_from_slice(&flags.to_be_bytes());
+        b.extend_from_slice(&command.to_be_bytes());
+        b.extend_from_slice(&at.to_be_bytes()); // the cookie
+        b.extend_from_slice(&at.to_be_bytes());
+        if self.extended {
+            b.extend_from_slice(&len.to_be_bytes());
+        } else {
+            b.extend_from_slice(&(len as u32).to_be_bytes());
+        }
+        self.client.put(&b);
+    }
+
+    /// The chunks of one reply: type and payload.
+    fn reply(&mut self, at: u64) -> Vec<(u16, Vec<u8>)> {
+        let mut list = Vec::new();
+        loop {
+            let head = self.client.get(if self.extended { 32 } else { 20 });
+            let field = |i: usize| u64::from_be_bytes(head[i..i + 8].try_into().unwrap());
+            assert_eq!(field(8), at, "the cookie");
+            let len = if self.extended {
+                field(24)
+            } else {
+                u64::from(u32::from_be_bytes(head[16..].try_into().unwrap()))
+            };
+            let kind = u16::from_be_bytes([head[6], head[7]]);
+            list.push((kind, self.client.get(len as usize)));
+            if head[5] == 1 {
+                return list;
+            }
+        }
+    }
+
+    /// A read, put together: what it holds, and its chunks as (type, first byte, bytes).
+    fn read(&mut self, flags: u16, at: u64, len: u64) -> (Vec<u8>, Vec<(u16, u64, u64)>) {
+        self.ask(flags, 0, at, len);
+        let mut content = Vec::new();
+        let mut chunks = Vec::new();
+        for (kind, data) in self.reply(at) {
+            let from = u64::from_be_bytes(data[..8].try_into().unwrap());
+            assert_eq!(from, at + content.len() as u64, "in order");
+            let before = content.len();
+            match kind {
+                1 => content.extend_from_slice(&data[8..]),
+                2 => {
+                    let n = u32::from_be_bytes(data[8..].try_into().unwrap());
+                    content.resize(before + n as usize, 0);
+                }
+                other => panic!("type {other}"),
+            }
+            chunks.push((kind, from, (content.len() - before) as u64));
+        }
+        (content, chunks)
+    }
+
+    /// A block status: (bytes, state).
+    fn status(&mut self, flags: u16, at: u64, len: u64) -> Vec<(u64, u64)> {
+        self.ask(flags, 7, at, len);
+        let reply = self.reply(at);
+        assert_eq!((reply.len(), reply[0].0), (1, if self.extended { 6 } else { 5 }));
+        let (skip, width) = if self.extended { (8, 8) } else { (4, 4) };
+        let numbers: Vec<u64> = reply[0].1[skip..]
+            .chunks_exact(width)
+            .map(|c| c.iter().fold(0, |n, b| n << 8 | u64::from(*b)))
+            .collect();
+        numbers.chunks_exact(2).map(|p| (p[0], p[1])).collect()
+    }
+}
+
+#[test]
+fn holes_are_told_and_not_sent() {
+    let served = serve("holes", false);
+    let stripe = STRIPE as u64;
+    let mut plain = Client::connect(&served.dir);
+    for s in [1, 2, 5] {
+        assert_eq!(plain.call(1, s * stripe, STRIPE as u32, &[s as u8; STRIPE]), Ok(vec![]));
+    }
+    // Every second one of these: too many chunks for one reply.
+    for s in (100..140).step_by(2) {
+        assert_eq!(plain.call(1, s * stripe, 3, b"abc"), Ok(vec![]));
+    }
+    let size = SIZE as u64;
+    for extended in [false, true] {
+        let mut c = Chunked::connect(&served.dir, extended);
+        for (at, len) in
+            [(0, 8 * stripe), (1, 3), (stripe - 1, 2), (5, 6 * stripe), (3 * stripe, 99)]
+        {
+            let (content, chunks) = c.read(0, at, len);
+            assert_eq!(plain.call(0, at, len as u32, &[]), Ok(content));
+            let told: Vec<_> = chunks.iter().map(|k| (k.2, if k.0 == 1 { 0 } else { 3 })).collect();
+            assert_eq!(c.status(0, at, len), told);
+            assert_eq!(c.status(1 << 3, at, len), told[..1]);
+            let (content, chunks) = c.read(1 << 2, at, len);
+            assert_eq!(plain.call(0, at, len as u32, &[]), Ok(content));
+            assert_eq!(chunks.len(), 1);
+        }
+        let (content, chunks) = c.read(0, 0, 8 * stripe);
+        assert_eq!(chunks.iter().map(|k| k.0).collect::<Vec<_>>(), [2, 1, 2, 1, 2]);
+        assert_eq!(content.len() as u64, 8 * stripe);
+        let (_, chunks) = c.read(0, 90 * stripe, 60 * stripe);
+        assert_eq!(chunks, [(1, 90 * stripe, 60 * stripe)]);
+        assert_eq!(c.status(0, 90 * stripe, 60 * stripe).len(), 41);
+        // Several looks make one answer.
+        let all = c.status(0, 0, size);
+        assert_eq!(all.iter().map(|e| e.0).sum::<u64>(), size);
+        assert_eq!(all.last(), Some(&(size - 139 * stripe, 3)));
+        assert_eq!(c.status(1 << 3, 139 * stripe, size - 139 * stripe), [(size - 139 * stripe, 3)]);
+        // An error is a sentence, and no content.
+        c.ask(1 << 2, 0, 13, 4096 * 2);
+        let failed = c.reply(13);
+        assert_eq!((failed.len(), failed[0].0), (1, 1 << 15 | 1));
+        assert_eq!(failed[0].1[..4], 5u32.to_be_bytes());
+        assert!(failed[0].1[6..].ends_with(b"."));
+    }
+}
+
+fn hasty(crowded: u64, stuck: u64) -> Patience {
+    let ms = Duration::from_millis;
+    Patience { haggle: Duration::from_secs(3600), crowded: ms(crowded), stuck: ms(stuck) }
+}
+
+/// Whether the server has ended the connection, or does so while this waits.
+fn is_ended(c: &mut Client) -> bool {
+    let mut rest = Vec::new();
+    match c.0.read_to_end(&mut rest) {
+        Ok(_) => true,
+        Err(e) => e.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn who_never_chooses_an_export_has_to_go() {
+    let patience = Patience { haggle: Duration::from_millis(200), ..hasty(3_600_000, 3_600_000) };
+    let served = serve_with("silent", false, patience);
+    let mut silent = Client::raw(&served.dir);
+    let mut half = Client::raw(&served.dir);
+    half.put(&[0, 0]);
+    let mut chosen = Client::connect(&served.dir);
+    assert!(is_ended(&mut silent) && is_ended(&mut half));
+    assert_eq!(chosen.call(0, 0, 1, &[]), Ok(vec![0]), "after that time, too");
+}
+
+#[test]
+fn a_crowd_that_says_nothing_keeps_nobody_out() {
+    let served = serve_with("crowd", false, hasty(50, 3_600_000));
+    let crowd: Vec<Client> = (0..2 * MAX_HAGGLING).map(|_| Client::raw(&served.dir)).collect();
+    assert_eq!(Client::connect(&served.dir).call(0, 0, 1, &[]), Ok(vec![0]));
+    drop(crowd);
+}
+
+#[test]
+fn who_is_stuck_makes_room_for_who_waits() {
+    let served = serve_with("stuck", false, hasty(3_600_000, 300));
+    let mut all: Vec<Client> = (0..MAX_CONNECTIONS).map(|_| Client::connect(&served.dir)).collect();
+    // One in the middle of a header, one of a payload, one takes no replies. The others are silent,
+    // but between two requests.
+    all[3].put(&request(0, 0, 0, 1, &[])[..5]);
+    all[7].put(&request(1, 0, 0, 1 << 20, &[1; 1000]));
+    all[9].0.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let asks: Vec<u8> = (0..4000).flat_map(|i| request(0, i, 0, 1 << 20, &[])).collect();
+    let _ = all[9].0.write_all(&asks);
+    let mut late: Vec<Client> = (0..3).map(|_| Client::connect(&served.dir)).collect();
+    for c in &mut late {
+        assert_eq!(c.call(0, 4096, 1, &[]), Ok(vec![0]));
+    }
+    for i in [3, 7, 9] {
+        assert!(is_ended(&mut all[i]), "client {i}");
+    }
+    for (i, c) in all.iter_mut().enumerate().filter(|(i, _)| ![3, 7, 9].contains(i)) {
+        assert_eq!(c.call(0, 4096, 1, &[]), Ok(vec![0]), "client {i}");
+    }
 }

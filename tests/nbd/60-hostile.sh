@@ -1,0 +1,51 @@
+#!/bin/bash
+# Clients that mean harm, or are broken: whatever they send or leave out, others are served, the
+# content stays what it was, and the daemon's memory stays within what docs/architecture.md says.
+# shellcheck source=tests/nbd/array.sh
+. "$(dirname "$0")/array.sh"
+need nbdinfo nbdcopy nbdsh python3
+export PYTHONDONTWRITEBYTECODE=1
+
+make a raid6 4 2 96M
+start a
+u=$(uri a)
+pid=$(pid_of a)
+
+# The hostile clients write beyond the first 32 MiB alone, where they are allowed to.
+head -c $((32 << 20)) /dev/urandom >"$work/want"
+nbdcopy "$work/want" "$u"
+nbdcopy "$u" "$work/read" # the daemon's buffers are warm
+rm "$work/read"
+rss() { awk '/^VmRSS/ {print $2}' "/proc/$pid/status"; }
+
+# attack NAME LIMIT_MIB : memory may grow by so much, from before the first attack on.
+before=$(rss)
+attack() {
+	local grown
+	python3 "$here/hostile.py" "$work/run/a.nbd" "$1" || die "$1"
+	[ "$(pid_of a)" = "$pid" ] && kill -0 "$pid" || die "the daemon ended after: $1"
+	[ "$(nbdinfo --size "$u")" = "$(status a .size_bytes)" ] || die "it serves no more after: $1"
+	grown=$((($(rss) - before) / 1024))
+	step "$1: memory is $grown MiB more than at the beginning (at most $2)"
+	((grown <= $2)) || die "memory"
+}
+
+# What one connection may use while nothing of it is a request's data, 144 times, is far below 48
+# MiB; freed buffers that are kept are warm already.
+attack garbage 48
+attack halves 48
+attack bounds 48
+attack options 48
+attack flood 48
+# All connections with all the data that one may have under way: 16 x 16 MiB, and as much again for
+# buffers that reads and replies work with.
+attack deaf 512
+
+step "the content is what it was"
+same a "$work/want"
+expect 0 "$EK" status a --test
+stop a
+start a
+same a "$work/want"
+stop a
+step "done"
