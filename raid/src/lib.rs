@@ -3,7 +3,7 @@
 //!
 //! - [`codec`] the erasure codes: pure arithmetic;
 //! - [`geometry`] where everything lies; [`superblock`] what a member says of itself; [`epoch`] which
-//!   membership is in force;
+//!   membership is in force; [`mod@locate`] where a byte of the device lies;
 //! - [`mod@array`] requests, cache, destage, start and stop;
 //! - [`options`], [`status`], [`error`] what goes in and what comes out.
 
@@ -13,6 +13,7 @@ pub mod epoch;
 pub mod error;
 pub mod geometry;
 pub mod hung;
+pub mod locate;
 pub mod map;
 pub mod members;
 pub mod options;
@@ -20,7 +21,8 @@ mod replay;
 pub mod status;
 pub mod superblock;
 
-pub use array::{Array, Created, Extent, MAX_REQUEST, assemble, create};
+pub use array::{Array, Created, Extent, MAX_REQUEST, assemble, create, locate};
 pub use error::{ArrayError, ErrorKind, RequestError};
+pub use locate::Located;
 pub use options::{Ack, CreateOptions, Progress, StartOptions};
 pub use status::Status;

@@ -205,6 +205,12 @@ impl<W: World> Members<W> {
         self.0.overlay.borrow_mut().remove(&(member.0, at));
     }
 
+    /// Whether a read of this place gives something newer than what may lie there.
+    #[must_use]
+    pub fn is_overlaid(&self, member: MemberIndex, at: u64) -> bool {
+        self.0.overlay.borrow().contains_key(&(member.0, at))
+    }
+
     /// Waits until the array has lost more than it tolerates, or `ended`.
     pub async fn wait_halted(&self, ended: impl Fn() -> bool) {
         while !self.0.halted.get() && !ended() {

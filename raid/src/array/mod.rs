@@ -5,6 +5,7 @@
 //! - `destage.rs` from the cache into the slots; `checkpoint.rs` from the map to its pages;
 //! - `pace.rs` when destage runs; `lost.rs` what becomes of blocks that nobody can give;
 //! - `start.rs` from disks to a running array (replay); `create.rs`; `stop.rs`;
+//! - `locate.rs` where a byte of the device lies;
 //! - `cache.rs`, `slots.rs`, `locks.rs` what they work on.
 
 mod cache;
@@ -13,6 +14,7 @@ mod create;
 mod destage;
 mod discard;
 mod extents;
+mod locate;
 mod locks;
 mod lost;
 mod pace;
@@ -42,6 +44,7 @@ use crate::status::{
 
 pub use create::{Created, create};
 pub use extents::Extent;
+pub use locate::locate;
 pub use start::assemble;
 
 use cache::{Cache, DirtyBlock};

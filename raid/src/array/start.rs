@@ -132,7 +132,7 @@ fn too_many(what: &str) -> ArrayError {
     )
 }
 
-fn log_error(e: &LogError, force: bool) -> ArrayError {
+pub(super) fn log_error(e: &LogError, force: bool) -> ArrayError {
     let _ = force;
     let message = match e {
         LogError::Missing => "The log holds no commit at all: it was overwritten, or the disks \
@@ -246,7 +246,7 @@ impl<W: World> Array<W> {
 }
 
 /// The ring of the last daemon: needed if it must exist, or if it still does.
-fn find_ring<W: World>(
+pub(super) fn find_ring<W: World>(
     world: &W,
     sb: &Superblock,
     log: &LogContents,

@@ -67,7 +67,7 @@ pub fn call_socket(path: &Path, request: &Request) -> Result<Value, CallError> {
 fn converse(mut stream: UnixStream, request: &Request) -> io::Result<Vec<u8>> {
     stream.set_write_timeout(Some(SEND_TIMEOUT))?;
     stream.set_read_timeout(match request {
-        Request::Status => Some(STATUS_TIMEOUT),
+        Request::Status | Request::Locate { .. } => Some(STATUS_TIMEOUT),
         // Bounded by the daemon, which knows what it waits for.
         _ => None,
     })?;

@@ -1,7 +1,7 @@
 //! The control socket of a daemon, RUN/NAME.sock: one JSON object a line each way.
 //!
-//! A request is `{"op":"status"}`, `{"op":"stop","force":false}`, `{"op":"fail","disk":"/dev/sdb"}`
-//! or `{"op":"wait","what":"destage","timeout_s":60}`; its answer is `{"ok":…}` or
+//! A request is `{"op":"status"}`, `{"op":"stop","force":false}`, `{"op":"fail","disk":"/dev/sdb"}`,
+//! `{"op":"locate","byte":4096}` or `{"op":"wait","what":"destage","timeout_s":60}`; its answer is `{"ok":…}` or
 //! `{"error":{"code":N,"message":"…"}}`, where the code is an exit code of the command. A line that
 //! is no request is answered with an error (code 2).
 //!
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use evenkeel_raid::{ArrayError, Status};
+use evenkeel_raid::{ArrayError, Located, Status};
 
 /// Longest line of a request.
 pub const MAX_LINE: usize = 64 << 10;
@@ -41,6 +41,11 @@ pub enum Request {
     Fail {
         /// Its path.
         disk: String,
+    },
+    /// What `locate --json` prints: where a byte of the device lies.
+    Locate {
+        /// Which byte.
+        byte: u64,
     },
     /// Wait until something is done.
     Wait {
@@ -104,6 +109,11 @@ pub enum Answer {
 pub trait Commands: Clone + 'static {
     /// The array's status, with device and via filled in.
     fn status(&self) -> Status;
+    /// Where a byte of the device lies at this moment.
+    ///
+    /// # Errors
+    /// If the device has no such byte.
+    fn locate(&self, byte: u64) -> Result<Located, ArrayError>;
     /// How often the device is open (ublk), or how many clients are connected (NBD).
     fn open_count(&self) -> usize;
     /// Fails the member with this path, durably.
@@ -135,6 +145,8 @@ mod tests {
         assert_eq!(ask(r#"{"op":"stop"}"#).unwrap(), Request::Stop { force: false });
         let wait = Request::Wait { what: WaitFor::Destage, timeout_s: Some(1.5) };
         assert_eq!(ask(r#"{"op":"wait","what":"destage","timeout_s":1.5}"#).unwrap(), wait);
+        assert_eq!(ask(r#"{"op":"locate","byte":7}"#).unwrap(), Request::Locate { byte: 7 });
+        assert!(ask(r#"{"op":"locate","byte":-7}"#).is_err());
         assert!(ask(r#"{"op":"wait","what":"godot"}"#).is_err());
         assert!(ask(r#"{"op":"fail"}"#).is_err());
         let line = |a: &Answer| serde_json::to_string(a).unwrap();

@@ -139,6 +139,8 @@ async fn carry_out<W: World, C: Commands>(
     match request {
         Request::Status => serde_json::to_value(s.commands.status())
             .map_err(|e| Failure::new(1, format!("The status cannot be written: {e}."))),
+        Request::Locate { byte } => serde_json::to_value(s.commands.locate(byte)?)
+            .map_err(|e| Failure::new(1, format!("The answer cannot be written: {e}."))),
         Request::Fail { disk } => {
             s.commands.fail(&disk).await?;
             Ok(Value::Null)

@@ -13,7 +13,7 @@ use evenkeel_journal::World;
 use evenkeel_journal::sync::Signal;
 use evenkeel_journal::uring::{Engine, UringWorld};
 use evenkeel_raid::status::State;
-use evenkeel_raid::{Ack, ArrayError, ErrorKind, Status};
+use evenkeel_raid::{Ack, ArrayError, ErrorKind, Located, Status};
 use serde_json::{Value, json};
 
 use super::client::{CallError, call};
@@ -56,6 +56,11 @@ impl Commands for StandIn {
             stripes: Default::default(),
             replay: Default::default(),
         }
+    }
+
+    fn locate(&self, byte: u64) -> Result<Located, ArrayError> {
+        let text = format!("There is no byte {byte}.");
+        Err(ArrayError::new(ErrorKind::Usage, text))
     }
 
     fn open_count(&self) -> usize {
@@ -141,6 +146,7 @@ fn a_daemon_is_asked_and_stopped() {
     let ask = |r: &Request| call(&dir, "tank", r);
     assert_eq!(ask(&Request::Status).unwrap()["name"], "tank");
     assert_eq!(failure(ask(&Request::Fail { disk: "/x".into() })), (12, "/x is no member.".into()));
+    assert_eq!(failure(ask(&Request::Locate { byte: 9 })), (2, "There is no byte 9.".into()));
     let wait = |s| Request::Wait { what: WaitFor::Destage, timeout_s: Some(s) };
     assert_eq!(failure(ask(&wait(0.05))).0, 1);
     assert_eq!(failure(ask(&wait(-1.0))).0, 2);

@@ -9,7 +9,7 @@ use evenkeel_journal::Buf;
 use evenkeel_journal::sync::Signal;
 use evenkeel_journal::uring::UringWorld;
 use evenkeel_journal::world::World;
-use evenkeel_raid::{Array, ArrayError, Status};
+use evenkeel_raid::{Array, ArrayError, Located, Status};
 
 use super::front::Front;
 use super::{DaemonConfig, failed, within};
@@ -112,6 +112,10 @@ impl Commands for Live {
         status.device = self.0.front.path().to_owned();
         status.via = self.0.front.via().to_owned();
         status
+    }
+
+    fn locate(&self, byte: u64) -> Result<Located, ArrayError> {
+        self.0.array.locate(byte)
     }
 
     fn open_count(&self) -> usize {

@@ -1,0 +1,98 @@
+//! Where a byte lies: asked of a running array, or of the disks of a stopped one.
+
+use std::collections::HashSet;
+
+use evenkeel_journal::replay::LogReader;
+use evenkeel_journal::{MemberIndex, Stripe, World};
+
+use super::Array;
+use super::start::{assemble, find_ring, log_error};
+use crate::codec::Code;
+use crate::error::{ArrayError, ErrorKind};
+use crate::locate::{Known, Located};
+use crate::map::Map;
+use crate::members::{Columns, Members};
+use crate::options::Progress;
+use crate::replay::recover;
+
+impl<W: World> Array<W> {
+    /// Where a byte of the device lies at this moment.
+    ///
+    /// # Errors
+    /// `Usage` if the device has no such byte.
+    pub fn locate(&self, byte: u64) -> Result<Located, ArrayError> {
+        let inner = &self.0;
+        Known {
+            superblock: &inner.members.superblock(),
+            member: &|m| {
+                let (state, path, ..) = inner.members.describe(m);
+                (state, path)
+            },
+            slot: &|stripe| inner.map.borrow().get(stripe).slot,
+            dirty: &|stripe, block| inner.cache.borrow().get(stripe, block).is_some(),
+            unfinished: &|member, at| inner.members.is_overlaid(member, at),
+        }
+        .locate(byte)
+    }
+}
+
+/// Where a byte lies according to the disks of an array that does not run: superblocks, map, log
+/// and ring are read and replayed in memory. Nothing is written, and what a start would refuse is
+/// refused here, too; but for the word that it wants where k or more members are absent.
+///
+/// # Errors
+/// By the exit codes of the command.
+pub async fn locate<W: World>(
+    world: &W,
+    disks: &[W::Disk],
+    byte: u64,
+    progress: &dyn Fn(Progress),
+) -> Result<Located, ArrayError> {
+    let decision = assemble(disks).await?;
+    decision.quorum(true)?;
+    let s = decision.epoch.clone();
+    let g = s.geometry;
+    let code = Code::new(g.level, g.data, g.parity)
+        .map_err(|e| ArrayError::new(ErrorKind::Unsupported, format!("The array's code: {e}.")))?;
+    let by_index: Vec<Option<W::Disk>> =
+        decision.current.iter().map(|i| i.map(|i| disks[i].clone())).collect();
+    let log_members: Vec<(MemberIndex, W::Disk)> = by_index
+        .iter()
+        .enumerate()
+        .filter_map(|(i, d)| d.clone().map(|d| (MemberIndex(i as u8), d)))
+        .collect();
+    let members = Members::new(world, code.clone(), s.clone(), by_index, true);
+    let code = Columns(code);
+    let reader = LogReader { members: &log_members, geometry: g.log(s.array), code: &code };
+    let log = reader
+        .read(&|done, all| progress(Progress::ReadLog(done, all)))
+        .await
+        .map_err(|e| log_error(&e, false))?;
+    let ring = find_ring(world, &s, &log)?;
+    let (map, _) = Map::load(g, s.array, &members)
+        .await
+        .map_err(|why| ArrayError::new(ErrorKind::Failed, format!("The map is damaged: {why}.")))?;
+    let found = recover(&g, map, &log, ring.as_ref())
+        .map_err(|why| ArrayError::new(ErrorKind::LogDamaged, why))?;
+    let mut unfinished: HashSet<(MemberIndex, u64)> = HashSet::new();
+    for p in &found.parities {
+        for r in &p.rows {
+            let parity = g.data..g.members();
+            for column in r.covered.iter().map(|c| c.column).chain(parity) {
+                unfinished.insert((g.member_of(p.slot, column), g.byte_of(p.slot, r.row)));
+            }
+        }
+    }
+    let dirty = |stripe: Stripe, block: u32| found.dirty.contains_key(&(stripe, block));
+    Known {
+        superblock: &s,
+        member: &|m| {
+            let (state, path, ..) = members.describe(m);
+            (state, path)
+        },
+        slot: &|stripe| found.map.get(stripe).slot,
+        dirty: &dirty,
+        unfinished: &|member, at| unfinished.contains(&(member, at)),
+    }
+    .locate(byte)
+}
