@@ -6,14 +6,53 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::size::parse_size;
 
+const AFTER_HELP: &str = "\
+A first array:
+  evenkeel create data --level raid6 /dev/sd[b-g]
+  evenkeel start data                    prints the device, /dev/ublkbN
+  evenkeel status data
+  evenkeel stop data
+
+A DISK is a block device or a file. Sizes and offsets take K, M, G and T (powers of 1024).
+The run directory is /run/evenkeel, or $EVENKEEL_RUN_DIR.
+
+Exit codes:
+   0 done                     13 in use: a daemon, a mount, another program
+   1 failed                   14 log damaged or missing
+   2 usage                    15 too small
+  10 too few members          16 something else is on the disk
+  11 members disagree         17 format or feature not supported
+  12 foreign, duplicate       18 ublk not available
+     or cloned member";
+
+const AFTER_CREATE: &str = "\
+Everything is checked before the first byte is written: a disk that is in use (13), is given twice
+by whatever path (12), carries something else (16, unless forced) or is too small (15) is refused.
+There is no initial sync. The smallest disk counts; what the others have beyond it is not used.
+
+Examples:
+  evenkeel create data --level raid6 /dev/sd[b-g]               4 data, any 2 of 6 may be lost
+  evenkeel create safe --level rs --parity 3 /dev/sd[b-k]       7 data, any 3 of 10 may be lost
+  evenkeel create test --level raid5 --file-size 1G a b c       three sparse files
+  evenkeel create data --level raid6 --dry-run /dev/sd[b-g]     only says what would be";
+
+const AFTER_LOCATE: &str = "\
+A running array is asked by its name. The disks of a stopped one are read, also after a crash: the
+log is replayed in memory, and nothing is written. `dirty` says that the newest content is still
+in the log or the cache; then the place named may hold the old one.
+
+Examples:
+  evenkeel locate data --byte 1G
+  evenkeel locate /dev/sd[b-g] --byte 1073741824 --json";
+
+const AFTER_DESTROY: &str = "\
+What the array held is given up, though only the superblocks are wiped: afterwards the disks are no
+members any more, and create takes them without --force. All disks are checked before the first one
+is wiped: one that is no member (12), is in use (13) or carries something newer (16) refuses all.";
+
 /// Evenkeel: several disks or files as one block device that never half-writes a stripe.
 #[derive(Parser, Debug)]
-#[command(name = "evenkeel", version, arg_required_else_help = true)]
-#[command(after_help = "Sizes take K, M, G and T (powers of 1024). The run directory is \
-    /run/evenkeel or $EVENKEEL_RUN_DIR.\nExit codes: 0 done, 1 failed, 2 usage, 10 too few \
-    members, 11 members disagree, 12 foreign or duplicate member,\n13 held by another daemon, \
-    14 log damaged or missing, 15 too small, 16 something else is on the disk,\n17 format or \
-    feature not supported, 18 ublk not available.")]
+#[command(name = "evenkeel", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -24,6 +63,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// Make an array of disks or files.
+    #[command(after_help = AFTER_CREATE)]
     Create(CreateArgs),
     /// Start an array and print its device or socket once it serves.
     Start(StartArgs),
@@ -39,6 +79,12 @@ pub enum Verb {
     Examine(ExamineArgs),
     /// Show the commits and records in the log, and where it ends and why.
     Log(LogArgs),
+    /// Say on which disks, at which bytes, a byte of the device and its parity lie.
+    #[command(after_help = AFTER_LOCATE)]
+    Locate(LocateArgs),
+    /// Wipe the superblocks of members, so that the disks are free for something else.
+    #[command(after_help = AFTER_DESTROY)]
+    Destroy(DestroyArgs),
 }
 
 /// `create`
@@ -49,11 +95,11 @@ pub struct CreateArgs {
     /// Which code: raid1, raid5, raid6, evenodd or rs.
     #[arg(long)]
     pub level: String,
-    /// Data chunks of a stripe. Default: the disks less the parity.
+    /// Data chunks of a stripe. Default: the disks less the parity (raid1: 1).
     #[arg(long, value_name = "K")]
     pub data: Option<usize>,
-    /// Parity chunks of a stripe: how many disks may be lost. Default: 1 for raid5, 2 for raid6 and
-    /// evenodd, all disks but one for raid1.
+    /// Parity chunks of a stripe: how many disks may be lost. Default: 1 for raid5, 2 for raid6
+    /// and evenodd, the disks less the data for raid1 and rs.
     #[arg(long, value_name = "M")]
     pub parity: Option<usize>,
     /// Bytes of a chunk, one disk's part of a stripe.
@@ -80,10 +126,10 @@ pub struct CreateArgs {
     /// Keep no checksums of blocks.
     #[arg(long)]
     pub no_checksums: bool,
-    /// Check everything and say what would be made, but write nothing.
+    /// Check everything and say what would be made, but write nothing, not one byte.
     #[arg(long)]
     pub dry_run: bool,
-    /// Overwrite what is on the disks.
+    /// Overwrite what is on the disks; says what that is.
     #[arg(long)]
     pub force: bool,
     /// Block devices or files, in the order of the array.
@@ -168,7 +214,7 @@ pub struct StatusArgs {
     /// Print nothing; exit with 0 healthy, 1 degraded or rebuilding, 2 failed, 4 no such array.
     #[arg(long)]
     pub test: bool,
-    /// Print again every second until interrupted.
+    /// Print again every second until the array stops, or Ctrl-C. With --json: a line each.
     #[arg(long, conflicts_with = "test")]
     pub watch: bool,
 }
@@ -224,6 +270,31 @@ pub struct LogArgs {
     #[arg(long)]
     pub json: bool,
     /// Members of one array; they may be in use, but then the end is a moving one.
+    #[arg(required = true, value_name = "DISK")]
+    pub disks: Vec<PathBuf>,
+}
+
+/// `locate`
+#[derive(Args, Debug)]
+pub struct LocateArgs {
+    /// Byte of the device, from 0.
+    #[arg(long, value_name = "OFFSET", value_parser = parse_size)]
+    pub byte: u64,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// The array's name, or the disks of one that is stopped.
+    #[arg(required = true, value_name = "NAME|DISK")]
+    pub what: Vec<PathBuf>,
+}
+
+/// `destroy`
+#[derive(Args, Debug)]
+pub struct DestroyArgs {
+    /// Check everything and say what would be wiped, but write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Members of arrays that are stopped.
     #[arg(required = true, value_name = "DISK")]
     pub disks: Vec<PathBuf>,
 }

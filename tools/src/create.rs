@@ -1,52 +1,77 @@
 //! `evenkeel create`: checks everything that can be checked, then writes superblocks and an empty
 //! log. No initial sync: it takes a second whatever the size.
 //!
-//! What must hold: nothing on a disk is overwritten that was not looked at, unless forced; files
-//! that this call made are removed again if it fails.
+//! What must hold: every check comes before the first byte is written and before the first file is
+//! made; nothing on a disk is overwritten that was not looked at; files that this call made are
+//! removed again if it fails. `--dry-run` writes nothing anywhere.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use evenkeel_journal::BLOCK;
 use evenkeel_journal::uring::Access;
+use evenkeel_raid::CreateOptions;
+use evenkeel_raid::ErrorKind;
 use evenkeel_raid::codec::Level;
-use evenkeel_raid::geometry::Geometry;
-use evenkeel_raid::{CreateOptions, Created};
-use evenkeel_ublk_target::control::Failure;
+use evenkeel_raid::geometry::{Geometry, MEMBER_GRAIN};
+use evenkeel_raid::superblock::BadSuperblock;
+use evenkeel_ublk_target::control::{Failure, Request, client};
 
 use crate::cli::CreateArgs;
+use crate::probe::Identity;
+use crate::shape::{mkfs_options, shape, survives};
 use crate::size::human;
-use crate::{Outcome, engine, find, not_yet, place, print, probe};
+use crate::{Outcome, engine, find, held, not_yet, place, print, probe, signature};
 
 pub fn run(args: &CreateArgs) -> Outcome {
     let options = options(args)?;
-    let mut made = MadeFiles::default();
-    if let Some(bytes) = args.file_size {
-        made.make(&args.disks, bytes, args.dry_run)?;
-    }
-    let mut there = Vec::new();
-    for disk in args.disks.iter().filter(|d| !(args.dry_run && made.is_new(d))) {
-        there.push((&**disk, probe::identify(disk).map_err(|e| hint(e, args))?));
-    }
-    probe::check_distinct(there.iter().copied())?;
-    if !args.force {
-        there.iter().filter(|(d, _)| !made.is_new(d)).try_for_each(|(d, _)| check_free(d))?;
-    }
-    if args.dry_run {
-        return dry_run(args, &options);
-    }
-
-    let (engine, world) = engine::open()?;
-    let disks: Result<Vec<_>, _> =
-        args.disks.iter().map(|d| engine::open_disk(&engine, d, Access::ReadWrite)).collect();
+    check_name_is_free(&args.name)?;
+    let disks: Result<Vec<_>, _> = args.disks.iter().map(|d| look(d, args.file_size)).collect();
     let disks = disks?;
-    let created = engine.block_on(evenkeel_raid::create(&world, &disks, &options))?;
-    made.keep();
-    // For a start by name; without it, files have to be named (or be in the configuration).
-    let paths: Vec<PathBuf> = args.disks.iter().map(|d| place::absolute(d)).collect();
-    let _ = place::remember_disks(&args.name, &paths);
-    print(&story(args, &options, &created, "Made"));
+    let there: Vec<(&Path, Identity)> =
+        disks.iter().filter_map(|d| d.identity.map(|i| (d.path, i))).collect();
+    check_distinct(&disks, &there)?;
+    there.iter().try_for_each(|(path, _)| held::check_free(path))?;
+    let mut overwritten = Vec::new();
+    for (path, _) in &there {
+        if let Some(what) = occupant(path)? {
+            overwritten.push((*path, what));
+        }
+    }
+    if let Some((path, what)) = overwritten.first().filter(|_| !args.force) {
+        return Err(Failure::new(
+            16,
+            format!("{} holds {what}. Nothing was changed; --force overwrites it.", path.display()),
+        ));
+    }
+    let geometry = plan(&options, &disks)?;
+    for (path, what) in &overwritten {
+        let verb = if args.dry_run { "Would overwrite" } else { "Overwriting" };
+        eprintln!("evenkeel: {verb} {what} on {}.", path.display());
+    }
+    if let Some((a, b)) = probe::on_one_disk(&there) {
+        eprintln!(
+            "evenkeel: Warning: {} and {} are parts of one disk; if it fails, both are lost.",
+            a.display(),
+            b.display()
+        );
+    }
+    let verb = if args.dry_run { "Would make" } else { "Made" };
+    let text = story(args, &options, &geometry, &disks, verb);
+    if !args.dry_run {
+        make(args, &options, &disks)?;
+    }
+    print(&text);
     Ok(0)
+}
+
+/// A disk that was named.
+struct Candidate<'a> {
+    path: &'a Path,
+    /// None: it is missing, and a file is to be made.
+    identity: Option<Identity>,
+    bytes: u64,
 }
 
 fn options(args: &CreateArgs) -> Result<CreateOptions, Failure> {
@@ -77,150 +102,155 @@ fn options(args: &CreateArgs) -> Result<CreateOptions, Failure> {
     })
 }
 
-/// k and m, from what was said and the number of disks.
-fn shape(
-    level: Level,
-    data: Option<usize>,
-    parity: Option<usize>,
-    disks: usize,
-) -> Result<(usize, usize), Failure> {
-    let usage = |text: String| Err(Failure::new(2, text));
-    let own = match level {
-        // Every disk holds all: there is one data chunk, and the other disks hold copies of it.
-        Level::Raid1 if disks < 2 => {
-            return usage("Level raid1 needs two disks at least.".into());
-        }
-        Level::Raid1 if data.is_some_and(|k| k != 1) => {
-            return usage("Level raid1 has 1 data chunk; every other disk holds a copy.".into());
-        }
-        Level::Raid1 => Some(disks - 1),
-        Level::Raid5 => Some(1),
-        Level::Raid6 | Level::Evenodd => Some(2),
-        Level::Rs => None,
-    };
-    let m = match (own, parity) {
-        (Some(own), Some(m)) if m != own => {
-            return usage(format!(
-                "{level} on {disks} disks has {own} parity, not {m}; level rs takes any number."
-            ));
-        }
-        (Some(own), _) => own,
-        (None, Some(m)) => m,
-        (None, None) => match data {
-            Some(k) if k < disks => disks - k,
-            _ => {
-                return usage(format!(
-                    "Level {level} needs --data K and --parity M: of the {disks} disks, how many \
-                     may be lost?"
-                ));
-            }
-        },
-    };
-    if m == 0 {
-        return usage("Without parity no disk may be lost; --parity must be at least 1.".into());
+fn check_name_is_free(name: &str) -> Result<(), Failure> {
+    match client::call(&place::run_dir(), name, &Request::Status) {
+        Err(client::CallError::NoDaemon) => Ok(()),
+        _ => Err(Failure::new(
+            13,
+            format!(
+                "An array with the name \"{name}\" runs here. Nothing was changed. Take another \
+                 name, or stop that array first: evenkeel stop {name}"
+            ),
+        )),
     }
-    let k = match data {
-        Some(0) => return usage("--data must be at least 1.".into()),
-        Some(k) => k,
-        None if disks > m => disks - m,
-        None => {
-            return usage(format!("{disks} disks are too few for {level} with {m} parity."));
-        }
-    };
-    if k.checked_add(m) != Some(disks) {
-        return usage(format!("{k} data and {m} parity are not {disks}, the number of disks."));
-    }
-    if disks > 255 {
-        return usage(format!("{disks} disks are too many; at most 255 are possible."));
-    }
-    Ok((k, m))
 }
 
-/// Something missing may have been meant to be made.
-fn hint(mut e: Failure, args: &CreateArgs) -> Failure {
-    if args.file_size.is_none() && e.message.ends_with("does not exist.") {
-        e.message.push_str(" Nothing was changed. --file-size SIZE creates missing files.");
+/// What a disk is; a missing one is a file to be made, if a size was given.
+fn look(path: &Path, file_size: Option<u64>) -> Result<Candidate<'_>, Failure> {
+    // A link that leads nowhere is there, and is no disk.
+    if let (Some(bytes), true) = (file_size, path.symlink_metadata().is_err()) {
+        return Ok(Candidate { path, identity: None, bytes });
     }
-    e
+    let identity = probe::identify(path).map_err(|mut e| {
+        e.message.push_str(" Nothing was changed.");
+        if file_size.is_none() && e.code == 1 {
+            e.message.push_str(" --file-size SIZE creates missing files.");
+        }
+        e
+    })?;
+    Ok(Candidate { path, identity: Some(identity), bytes: probe::bytes(path)? })
 }
 
-/// Refuses a disk that carries something else.
-fn check_free(path: &Path) -> Result<(), Failure> {
-    let occupied = |what: &str| {
-        Failure::new(
-            16,
-            format!("{} holds {what}. Nothing was changed; --force overwrites it.", path.display()),
-        )
-    };
-    let unreadable =
-        |e: io::Error| Failure::new(1, format!("{} cannot be read: {e}.", path.display()));
-    let copies = find::superblocks(path).map_err(unreadable)?;
+fn check_distinct(disks: &[Candidate<'_>], there: &[(&Path, Identity)]) -> Result<(), Failure> {
+    probe::check_distinct(there.iter().copied())?;
+    let new: Vec<&Path> = disks.iter().filter(|d| d.identity.is_none()).map(|d| d.path).collect();
+    for (i, path) in new.iter().enumerate() {
+        if let Some(other) =
+            new[i + 1..].iter().find(|p| place::absolute(p) == place::absolute(path))
+        {
+            let text = if other == path {
+                format!("{} is given twice.", path.display())
+            } else {
+                format!("{} and {} are the same file.", path.display(), other.display())
+            };
+            return Err(Failure::new(12, format!("{text} Nothing was changed.")));
+        }
+    }
+    Ok(())
+}
+
+/// What is on a disk, if anything is.
+fn occupant(path: &Path) -> Result<Option<String>, Failure> {
+    let copies = find::superblocks(path)
+        .map_err(|e| Failure::new(1, format!("{} cannot be read: {e}.", path.display())))?;
     if let Some(s) = find::counting(&copies) {
-        return Err(occupied(&format!("a member of the array \"{}\"", s.name)));
+        return Ok(Some(format!("a member of the array \"{}\"", s.name)));
     }
-    match probe::signature(path)? {
-        Some(what) => Err(occupied(&what)),
-        None => Ok(()),
+    if find::unsupported(&copies).is_some() {
+        return Ok(Some("a member of an array of another version of evenkeel".to_owned()));
     }
+    if let Some(what) = signature::signature(path)? {
+        return Ok(Some(what));
+    }
+    let damaged = copies.iter().any(|c| c.found == Err(BadSuperblock::Damaged));
+    Ok(damaged.then(|| "a damaged member of an array".to_owned()))
 }
 
-fn dry_run(args: &CreateArgs, options: &CreateOptions) -> Outcome {
-    let sizes: Result<Vec<u64>, _> = args.disks.iter().map(|d| disk_bytes(d, args)).collect();
-    let least = sizes?.into_iter().min().unwrap_or(0);
-    let o = options;
-    let g = Geometry::plan(
+fn plan(o: &CreateOptions, disks: &[Candidate<'_>]) -> Result<Geometry, Failure> {
+    let Some(least) = disks.iter().min_by_key(|d| d.bytes) else {
+        return Err(Failure::new(2, "No disks were given."));
+    };
+    let planned = Geometry::plan(
         o.level,
         o.data,
         o.parity,
         o.chunk_bytes,
-        least,
+        least.bytes / BLOCK as u64 * BLOCK as u64,
         o.log_bytes,
         o.cache_bytes,
-    )?;
-    let block = evenkeel_journal::BLOCK as u64;
-    let created = Created {
-        uuid: 0,
-        size_bytes: g.device_blocks() * block,
-        log_bytes: g.log_rows * block,
-        cache_bytes: g.cache_blocks * block,
-    };
-    print(&story(args, options, &created, "Would make"));
-    Ok(0)
+    );
+    planned.map_err(|e| {
+        let too_small = e.kind == ErrorKind::TooSmall;
+        let mut failure = Failure::from(e);
+        if too_small {
+            failure.message = format!("{} is too small. {}", least.path.display(), failure.message);
+        }
+        failure
+    })
 }
 
-fn disk_bytes(path: &Path, args: &CreateArgs) -> Result<u64, Failure> {
-    use std::io::{Seek, SeekFrom};
-    match File::open(path).and_then(|mut f| f.seek(SeekFrom::End(0))) {
-        Ok(bytes) => Ok(bytes),
-        Err(e) => match args.file_size {
-            Some(bytes) if e.kind() == io::ErrorKind::NotFound => Ok(bytes),
-            _ => Err(Failure::new(1, format!("{} cannot be read: {e}.", path.display()))),
-        },
+fn make(
+    args: &CreateArgs,
+    options: &CreateOptions,
+    candidates: &[Candidate<'_>],
+) -> Result<(), Failure> {
+    let mut made = MadeFiles::default();
+    for new in candidates.iter().filter(|c| c.identity.is_none()) {
+        made.make(new.path, new.bytes)?;
     }
+    let (engine, world) = engine::open()?;
+    let disks: Result<Vec<_>, _> =
+        args.disks.iter().map(|d| engine::open_disk(&engine, d, Access::ReadWrite)).collect();
+    let disks = disks?;
+    engine.block_on(evenkeel_raid::create(&world, &disks, options))?;
+    made.keep();
+    // For a start by name; without it, files have to be named (or be in the configuration).
+    let paths: Vec<PathBuf> = args.disks.iter().map(|d| place::absolute(d)).collect();
+    let _ = place::remember_disks(&args.name, &paths);
+    Ok(())
 }
 
 /// What was made, for people.
-fn story(args: &CreateArgs, o: &CreateOptions, c: &Created, verb: &str) -> String {
-    let lost = if o.parity == 1 {
-        "any 1 disk may be lost".to_owned()
-    } else {
-        format!("any {} disks may be lost", o.parity)
-    };
+fn story(
+    args: &CreateArgs,
+    o: &CreateOptions,
+    g: &Geometry,
+    disks: &[Candidate<'_>],
+    verb: &str,
+) -> String {
+    let block = BLOCK as u64;
     let mut text = format!(
-        "{verb} \"{}\": {} {}+{} on {} disks, {} usable; {lost}, at the moment of a crash, too.\n\
-         Chunks of {}, a log of {} on every disk, a cache of {}.",
+        "{verb} \"{}\": {}, {} data + {} parity on {} disks, {} usable.\n\
+         It survives {}, at the moment of a crash, too.\n\
+         Chunks of {}, stripes of {}, a log of {} on every disk, a cache of {}.",
         o.name,
         o.level,
         o.data,
         o.parity,
-        args.disks.len(),
-        human(c.size_bytes),
-        human(o.chunk_bytes),
-        human(c.log_bytes),
-        human(c.cache_bytes),
+        disks.len(),
+        human(g.device_blocks() * block),
+        survives(o.parity, disks.len()),
+        human(g.chunk_bytes()),
+        human(g.stripe_blocks() * block),
+        human(g.log_rows * block),
+        human(g.cache_blocks * block),
     );
     if args.no_checksums {
         text.push_str("\nBlocks have no checksums.");
+    }
+    if let Some(least) = disks.iter().min_by_key(|d| d.bytes) {
+        for d in disks.iter().filter(|d| d.bytes >= g.member_bytes + MEMBER_GRAIN) {
+            text += &format!(
+                "\n{} of {} stay unused, since {} is the smallest disk.",
+                human(d.bytes - g.member_bytes),
+                d.path.display(),
+                least.path.display()
+            );
+        }
+    }
+    if let Some(options) = mkfs_options(g.chunk_bytes(), o.data) {
+        text += "\nA ublk device tells file systems the width of a stripe. Over NBD, say it:\n  ";
+        text += &options;
     }
     text
 }
@@ -232,92 +262,26 @@ fn capital(text: &str) -> String {
 
 /// Files that this call created; removed again unless kept.
 #[derive(Default)]
-struct MadeFiles {
-    files: Vec<PathBuf>,
-    real: bool,
-}
+struct MadeFiles(Vec<PathBuf>);
 
 impl MadeFiles {
-    fn make(&mut self, disks: &[PathBuf], bytes: u64, dry: bool) -> Result<(), Failure> {
-        self.real = !dry;
-        for disk in disks {
-            if self.is_new(disk) {
-                return Err(Failure::new(12, format!("{} is given twice.", disk.display())));
-            }
-            if disk.exists() {
-                continue;
-            }
-            if dry {
-                self.files.push(disk.clone());
-                continue;
-            }
-            let cannot = |e: io::Error| {
-                Failure::new(1, format!("{} cannot be created: {e}.", disk.display()))
-            };
-            let file =
-                OpenOptions::new().write(true).create_new(true).open(disk).map_err(cannot)?;
-            self.files.push(disk.clone());
-            file.set_len(bytes).and_then(|()| file.sync_all()).map_err(cannot)?;
-        }
-        Ok(())
-    }
-
-    fn is_new(&self, disk: &Path) -> bool {
-        let disk = place::absolute(disk);
-        self.files.iter().any(|f| place::absolute(f) == disk)
+    fn make(&mut self, path: &Path, bytes: u64) -> Result<(), Failure> {
+        let cannot =
+            |e: io::Error| Failure::new(1, format!("{} cannot be created: {e}.", path.display()));
+        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(cannot)?;
+        self.0.push(path.to_owned());
+        file.set_len(bytes).and_then(|()| file.sync_all()).map_err(cannot)
     }
 
     fn keep(&mut self) {
-        self.files.clear();
+        self.0.clear();
     }
 }
 
 impl Drop for MadeFiles {
     fn drop(&mut self) {
-        for file in self.files.iter().filter(|_| self.real) {
+        for file in &self.0 {
             let _ = std::fs::remove_file(file);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_shape_follows_from_the_disks() {
-        let shape = |level: Level, k, m, n| shape(level, k, m, n).map_err(|e| e.code);
-        assert_eq!(shape(Level::Raid5, None, None, 4), Ok((3, 1)));
-        assert_eq!(shape(Level::Raid6, None, None, 6), Ok((4, 2)));
-        assert_eq!(shape(Level::Raid6, Some(4), Some(2), 6), Ok((4, 2)));
-        assert_eq!(shape(Level::Evenodd, None, None, 6), Ok((4, 2)));
-        assert_eq!(shape(Level::Evenodd, None, None, 3), Ok((1, 2)));
-        assert_eq!(shape(Level::Raid1, None, None, 2), Ok((1, 1)));
-        assert_eq!(shape(Level::Raid1, Some(1), Some(2), 3), Ok((1, 2)));
-        assert_eq!(shape(Level::Raid1, None, None, 255), Ok((1, 254)));
-        assert_eq!(shape(Level::Rs, Some(251), Some(4), 255), Ok((251, 4)));
-        assert_eq!(shape(Level::Rs, Some(4), Some(3), 7), Ok((4, 3)));
-        assert_eq!(shape(Level::Rs, None, Some(3), 7), Ok((4, 3)));
-        assert_eq!(shape(Level::Rs, Some(4), None, 7), Ok((4, 3)));
-        for (level, k, m, n) in [
-            (Level::Rs, None, None, 7),
-            (Level::Rs, Some(4), Some(3), 6),
-            (Level::Rs, Some(7), None, 7),
-            (Level::Rs, Some(7), Some(0), 7),
-            (Level::Rs, Some(0), Some(7), 7),
-            (Level::Raid1, None, None, 1),
-            (Level::Raid1, None, None, 256),
-            (Level::Raid1, None, Some(1), 3),
-            (Level::Raid1, Some(2), None, 3),
-            (Level::Evenodd, None, None, 2),
-            (Level::Evenodd, None, Some(3), 6),
-            (Level::Raid5, None, Some(2), 4),
-            (Level::Raid5, None, None, 1),
-            (Level::Raid6, Some(4), None, 5),
-            (Level::Rs, Some(usize::MAX), Some(1), 3),
-            (Level::Rs, None, Some(2), 300),
-        ] {
-            assert_eq!(shape(level, k, m, n), Err(2), "{level} {k:?} {m:?} {n}");
         }
     }
 }

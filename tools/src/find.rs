@@ -6,10 +6,11 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use evenkeel_raid::geometry::{SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES};
+use evenkeel_raid::geometry::{MEMBER_GRAIN, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES};
 use evenkeel_raid::superblock::{BadSuperblock, Phase, Superblock};
 use evenkeel_ublk_target::control::Failure;
 
@@ -18,20 +19,23 @@ use crate::{place, probe};
 /// One place of a member where a superblock lies, and what is there.
 #[derive(Debug)]
 pub struct Copy {
-    /// `a`, `b` or `c`.
-    pub name: char,
+    /// `a`, `b` or `c`; `end` for the end of a disk that is larger than its array needs, where an
+    /// older array's copy C may be left.
+    pub name: &'static str,
     /// Byte.
     pub at: u64,
     /// What was read.
     pub found: Result<Superblock, BadSuperblock>,
 }
 
-/// Reads the superblocks of a disk.
+/// Reads the superblocks of a disk: a and b, c where one of them says, and what is left at the
+/// end of the disk, if anything is.
 ///
 /// # Errors
 /// If the disk cannot be read.
 pub fn superblocks(path: &Path) -> std::io::Result<Vec<Copy>> {
-    let file = File::open(path)?;
+    let mut file = File::open(path)?;
+    let bytes = file.seek(SeekFrom::End(0))?;
     let read = |name, at| {
         let mut bytes = vec![0; SUPERBLOCK_BYTES as usize];
         let found = match file.read_exact_at(&mut bytes, at) {
@@ -41,17 +45,26 @@ pub fn superblocks(path: &Path) -> std::io::Result<Vec<Copy>> {
         };
         Ok(Copy { name, at, found })
     };
-    let mut copies = vec![read('a', SUPERBLOCK_A)?, read('b', SUPERBLOCK_B)?];
-    if let Some(c) = counting(&copies).map(|s| s.geometry.superblock_c()) {
-        copies.push(read('c', c)?);
+    let mut copies = vec![read("a", SUPERBLOCK_A)?, read("b", SUPERBLOCK_B)?];
+    for i in 0..2 {
+        let Ok(s) = &copies[i].found else { continue };
+        let at = s.geometry.superblock_c();
+        if copies.iter().all(|c| c.at != at) {
+            copies.push(read("c", at)?);
+        }
+    }
+    let end = (bytes / MEMBER_GRAIN * MEMBER_GRAIN).saturating_sub(SUPERBLOCK_BYTES);
+    if end > SUPERBLOCK_B && copies.iter().all(|c| c.at != end) {
+        copies.extend(Some(read("end", end)?).filter(|c| c.found != Err(BadSuperblock::Absent)));
     }
     Ok(copies)
 }
 
-/// The copy to believe: the newest in force, else the newest.
+/// The copy to believe: of the first array that is found, the newest in force, else the newest.
 pub fn counting(copies: &[Copy]) -> Option<&Superblock> {
-    let whole = copies.iter().filter_map(|c| c.found.as_ref().ok());
-    whole.max_by_key(|s| (s.phase == Phase::InForce, s.epoch))
+    let whole = || copies.iter().filter_map(|c| c.found.as_ref().ok());
+    let array = whole().next()?.array;
+    whole().filter(|s| s.array == array).max_by_key(|s| (s.phase == Phase::InForce, s.epoch))
 }
 
 /// Why a member cannot be read by this version, if that is so.

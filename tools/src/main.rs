@@ -1,22 +1,29 @@
 //! The `evenkeel` command: one file a verb.
 //!
 //! - [`cli`] what can be said; [`size`] sizes; [`place`] the run directory and its files;
-//! - [`probe`] what else may be on a disk; [`find`] members by the name of their array;
-//! - [`create`], [`start`], [`stop`], [`status`], [`fail`], [`wait`], [`examine`], [`log`].
+//! - [`probe`] what a disk is; [`held`] who uses it; [`signature`] what else is on it; [`find`] members
+//!   by the name of their array; [`shape`] how many chunks are data and parity;
+//! - [`create`], [`destroy`], [`start`], [`stop`], [`status`], [`fail`], [`wait`], [`examine`], [`log`],
+//!   [`locate`].
 //!
 //! What must hold: nothing is printed to standard output but the answer; an error is a full
 //! sentence on standard error and one of the exit codes of [`Failure`].
 
 mod cli;
 mod create;
+mod destroy;
 mod engine;
 mod examine;
 mod fail;
 mod find;
+mod held;
+mod locate;
 mod log;
 mod place;
 mod probe;
 mod progress;
+mod shape;
+mod signature;
 mod size;
 mod start;
 mod status;
@@ -44,6 +51,8 @@ fn main() -> ExitCode {
         Verb::Wait(args) => wait::run(&args),
         Verb::Examine(args) => examine::run(&args),
         Verb::Log(args) => log::run(&args),
+        Verb::Locate(args) => locate::run(&args),
+        Verb::Destroy(args) => destroy::run(&args),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -60,11 +60,17 @@ pub fn check_name(text: &str) -> Result<(), Failure> {
     ))
 }
 
-/// The path from the root, symbolic links followed where the file is there.
+/// The path from the root, symbolic links followed as far as files and folders are there.
 pub fn absolute(path: &Path) -> PathBuf {
+    let in_its_folder = || {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some(std::fs::canonicalize(folder).ok()?.join(path.file_name()?))
+    };
     std::fs::canonicalize(path)
-        .or_else(|_| std::path::absolute(path))
-        .unwrap_or_else(|_| path.to_owned())
+        .ok()
+        .or_else(in_its_folder)
+        .or_else(|| std::path::absolute(path).ok())
+        .unwrap_or_else(|| path.to_owned())
 }
 
 /// Remembers the disks of an array for the next start by name.

@@ -66,12 +66,15 @@ pub fn run(args: &StartArgs) -> Outcome {
     }))
 }
 
+/// The name, if an array's name was given and not disks: one word that is no file here.
+pub fn name_alone(what: &[PathBuf]) -> Option<&str> {
+    let [one] = what else { return None };
+    one.to_str().filter(|t| place::is_name(t) && !one.exists())
+}
+
 /// The name of the array that is meant, and the disks to start it from.
 fn find_disks(what: &[PathBuf]) -> Result<(String, Vec<PathBuf>), Failure> {
-    if let [one] = what
-        && let Some(name) = one.to_str().filter(|t| place::is_name(t))
-        && !one.exists()
-    {
+    if let Some(name) = name_alone(what) {
         return Ok((name.to_owned(), find::by_name(name)?));
     }
     let mut identities = Vec::new();

@@ -1,5 +1,8 @@
 //! `evenkeel status`: one array or all that run, for people, for programs, or as an exit code.
 
+use std::io::IsTerminal;
+use std::time::Duration;
+
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
@@ -15,6 +18,10 @@ use crate::{Outcome, call_failure, place, print};
 
 /// Exit code of `--test` where no such array runs.
 const NO_ARRAY: u8 = 4;
+/// Exit code of `--test` where an array cannot give all that it held, or does not answer.
+const FAILED: u8 = 2;
+/// Between two pictures of `--watch`.
+const PAUSE: Duration = Duration::from_secs(1);
 
 pub fn run(args: &StatusArgs) -> Outcome {
     if let Some(name) = &args.name {
@@ -23,19 +30,71 @@ pub fn run(args: &StatusArgs) -> Outcome {
     if args.test {
         return Ok(test(args.name.as_deref()));
     }
+    let paint = |line: bool| match &args.name {
+        Some(name) => {
+            let value = ask(name).map_err(|e| (gone(&e), call_failure(name, e)))?;
+            let text = if args.json { json(&value, line) } else { table(&parse(name, value)?) };
+            Ok(text)
+        }
+        None => Ok(all(args.json, line)?),
+    };
+    if !args.watch {
+        print(&paint(false).map_err(|e: Unpainted| e.failure)?);
+        return Ok(0);
+    }
+    watch(args, paint)
+}
+
+/// Why there is nothing to show.
+struct Unpainted {
+    /// No daemon serves the array.
+    gone: bool,
+    failure: Failure,
+}
+
+impl From<(bool, Failure)> for Unpainted {
+    fn from((gone, failure): (bool, Failure)) -> Unpainted {
+        Unpainted { gone, failure }
+    }
+}
+
+impl From<Failure> for Unpainted {
+    fn from(failure: Failure) -> Unpainted {
+        Unpainted { gone: false, failure }
+    }
+}
+
+fn gone(e: &CallError) -> bool {
+    matches!(e, CallError::NoDaemon)
+}
+
+/// Paints every second until the array that was there is gone, or the reader is.
+fn watch(args: &StatusArgs, paint: impl Fn(bool) -> Result<String, Unpainted>) -> Outcome {
+    let over = !args.json && std::io::stdout().is_terminal();
+    let mut seen = false;
     loop {
-        let text = match &args.name {
-            Some(name) => {
-                let value = ask(name).map_err(|e| call_failure(name, e))?;
-                if args.json { pretty(&value) } else { table(&parse(name, value)?) }
+        let text = match paint(args.json) {
+            Ok(text) => text,
+            Err(e) if e.gone && seen => {
+                eprintln!("evenkeel: The array has stopped.");
+                return Ok(0);
             }
-            None => all(args.json)?,
+            Err(e) => return Err(e.failure),
         };
-        let clear = if args.watch && !args.json { "\x1b[H\x1b[2J" } else { "" };
-        if !print(&format!("{clear}{text}")) || !args.watch {
+        // Each line is cleared to its end, then what is below: nothing flickers.
+        let shown = if over {
+            format!("\x1b[H{}\x1b[K\n\x1b[J", text.replace('\n', "\x1b[K\n"))
+        } else {
+            text
+        };
+        if over && !seen {
+            print!("\x1b[2J");
+        }
+        seen = true;
+        if !print(&shown) {
             return Ok(0);
         }
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -50,7 +109,7 @@ fn parse(name: &str, value: Value) -> Result<Status, Failure> {
 }
 
 /// All arrays that run here. One that does not answer is named on standard error.
-fn all(json: bool) -> Result<String, Failure> {
+fn all(as_json: bool, line: bool) -> Result<String, Failure> {
     let mut values = Vec::new();
     for name in place::running() {
         match ask(&name) {
@@ -59,8 +118,8 @@ fn all(json: bool) -> Result<String, Failure> {
             Err(e) => eprintln!("evenkeel: {}", call_failure(&name, e).message),
         }
     }
-    if json {
-        return Ok(pretty(&Value::Array(values.into_iter().map(|(_, v)| v).collect())));
+    if as_json {
+        return Ok(json(&Value::Array(values.into_iter().map(|(_, v)| v).collect()), line));
     }
     if values.is_empty() {
         return Ok("No array runs here.".to_owned());
@@ -73,19 +132,28 @@ fn all(json: bool) -> Result<String, Failure> {
 /// The exit code of `--test`: of all arrays the worst one's, if there are any.
 fn test(name: Option<&str>) -> u8 {
     let names = name.map_or_else(place::running, |n| vec![n.to_owned()]);
-    let codes = names.iter().filter_map(|n| {
-        let status = ask(n).ok().and_then(|v| parse(n, v).ok())?;
-        Some(match status.state {
-            State::Healthy => 0,
-            State::Degraded | State::Rebuilding => 1,
-            State::Failed => 2,
-        })
+    let codes = names.iter().filter_map(|n| match ask(n) {
+        Ok(value) => Some(code_of(&value["state"])),
+        Err(CallError::NoDaemon) => None,
+        // It is there, but does not answer.
+        Err(_) => Some(FAILED),
     });
     codes.max().unwrap_or(NO_ARRAY)
 }
 
-fn pretty(value: &impl Serialize) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_default()
+fn code_of(state: &Value) -> u8 {
+    match serde_json::from_value(state.clone()) {
+        Ok(State::Healthy) => 0,
+        Ok(State::Degraded | State::Rebuilding) => 1,
+        Ok(State::Failed) | Err(_) => FAILED,
+    }
+}
+
+/// For programs: for people to read, too, or a line.
+fn json(value: &Value, line: bool) -> String {
+    let text =
+        if line { serde_json::to_string(value) } else { serde_json::to_string_pretty(value) };
+    text.unwrap_or_default()
 }
 
 /// The word that stands for `value` in JSON.
@@ -217,6 +285,7 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         let value = serde_json::to_value(&status).unwrap();
+        assert_eq!(code_of(&value["state"]), 1);
         assert_eq!(parse("tank", value).unwrap().epoch, 3);
     }
 }
