@@ -29,8 +29,10 @@ use super::slots::{DESTAGE_RESERVE, Promise};
 use crate::error::RequestError;
 use crate::members::Members;
 
-/// Stripes that are destaged together: they share the flushes.
-pub(super) const BATCH: usize = 64;
+/// Stripes that are destaged together, at most: they share the flushes.
+const BATCH: usize = 64;
+/// Bytes that their chunks may take together; one stripe is destaged in any case.
+const BATCH_BYTES: u64 = 256 << 20;
 /// Parity blocks that one record may carry; beyond it the stripe is placed.
 const MAX_PARITY_BLOCKS: usize = 1024;
 
@@ -63,7 +65,14 @@ struct Plan<W: World> {
 }
 
 impl<W: World> Array<W> {
-    /// Destages these stripes (ascending, at most [`BATCH`]). Gives how many could not be, or not
+    /// How many stripes are destaged together.
+    pub(super) fn batch(&self) -> usize {
+        let g = &self.0.geometry;
+        let fit = BATCH_BYTES / (g.chunk_bytes() * g.members() as u64);
+        (fit as usize).clamp(1, BATCH)
+    }
+
+    /// Destages these stripes (ascending, at most as many as `batch` says). Gives how many could not be, or not
     /// yet.
     pub(super) async fn destage(&self, stripes: &[Stripe], short: bool) -> Result<usize, Halted> {
         let _turn = self.0.destage_lock.lock().await;
@@ -501,7 +510,7 @@ impl<W: World> Array<W> {
             return Ok(());
         }
         let all: Vec<Stripe> = self.0.cache.borrow().stripes.keys().copied().collect();
-        for batch in all.chunks(BATCH) {
+        for batch in all.chunks(self.batch()) {
             let mut left = batch.len() + 1;
             loop {
                 let stuck = self.destage(batch, false).await?;

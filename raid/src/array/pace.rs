@@ -7,7 +7,6 @@ use evenkeel_journal::log::Halted;
 use evenkeel_journal::{Lsn, Stripe, World};
 
 use super::Array;
-use super::destage::BATCH;
 
 /// Between two looks at idleness and age.
 const TICK: Duration = Duration::from_secs(1);
@@ -104,7 +103,7 @@ impl<W: World> Array<W> {
         if self.log_is_full() || wanted {
             let oldest = self.0.journal.oldest(used / 2);
             let old = self.stripes_up_to(oldest);
-            for batch in old.chunks(BATCH) {
+            for batch in old.chunks(self.batch()) {
                 worked |= self.destage(batch, short).await? < batch.len();
             }
             if self.0.map.borrow().unsaved() > 0 {
@@ -114,8 +113,8 @@ impl<W: World> Array<W> {
             worked |= self.renew_lost(oldest);
         }
         if self.cache_is_full() || (wanted && !worked) {
-            let some = self.oldest_stripes(4 * BATCH);
-            for batch in some.chunks(BATCH) {
+            let some = self.oldest_stripes(4 * self.batch());
+            for batch in some.chunks(self.batch()) {
                 worked |= self.destage(batch, short).await? < batch.len();
             }
         }
@@ -134,7 +133,7 @@ impl<W: World> Array<W> {
             let due = cache.stripes.iter().filter(|(_, s)| idle || now - s.since >= MAX_AGE);
             due.map(|(stripe, _)| *stripe).collect()
         };
-        for batch in due.chunks(BATCH) {
+        for batch in due.chunks(self.batch()) {
             let before = self.0.begun.get();
             self.destage(batch, false).await?;
             if idle && before != self.0.begun.get() {
