@@ -195,7 +195,7 @@ qemu-io -f raw "$u" -c 'write -P 7 0 1M' -c 'write -z 4k 64k' -c 'read -P 0 4k 6
 	-c 'aio_write -P 4 1M 128k' -c aio_flush -c 'read -P 3 0 128k' -c 'read -P 4 1M 128k' >"$work/qemu"
 if grep -Ei 'error|fail|verif' "$work/qemu"; then die "qemu-io"; fi
 qemu-img bench -f raw -w -c 2000 -d 64 -s 4k "$u" >/dev/null
-qemu-img bench -f raw -w -c 200 -d 16 -s 1M "$u" >/dev/null
+qemu-img bench -f raw -w -c 150 -d 16 -s 1M "$u" >/dev/null
 qemu-img bench -f raw -c 2000 -d 64 -s 64k "$u" >/dev/null
 
 step "extended headers"

@@ -115,7 +115,8 @@ class Client:
     def call(self, command, at=0, count=0, flags=0, payload=b""):
         """One request: (error, what came). Content of a read is put together."""
         cookie = self.put_request(command, at, count, flags, payload)
-        content, extents, seen = bytearray(count if command == READ else 0), [], 0
+        # More than this is refused, and no content comes.
+        content, extents, seen = bytearray(count if command == READ and count <= 1 << 20 else 0), [], 0
         while True:
             got, error, kind, last, data = self.chunk(count if command == READ else 0)
             assert got == cookie

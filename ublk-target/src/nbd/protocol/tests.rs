@@ -278,9 +278,7 @@ fn expected(h: &RequestHeader, read_only: bool, agreed: Agreement) -> Result<(),
     if u128::from(h.offset) + u128::from(h.len) > u128::from(SIZE) {
         return Err(if [1, 6].contains(&h.command) { ENOSPC } else { EINVAL });
     }
-    if h.flags & FLAG_FAST_ZERO != 0
-        && (!h.offset.is_multiple_of(4096) || !h.len.is_multiple_of(4096))
-    {
+    if h.flags & FLAG_FAST_ZERO != 0 && !(h.offset | h.len).is_multiple_of(4096) {
         return Err(ENOTSUP);
     }
     Ok(())
