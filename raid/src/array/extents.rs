@@ -2,7 +2,8 @@
 //! that tell their clients, so that these need not read zeros.
 //!
 //! What must hold: a range that is called a hole reads as zeros in this very moment. A stripe with
-//! dirty data is no hole, wherever it lies and whatever the data is.
+//! dirty data is no hole, wherever it lies and whatever the data is, and no more is one with lost
+//! blocks, which are EIO.
 
 use evenkeel_journal::{BLOCK, Stripe, World};
 
@@ -48,12 +49,13 @@ impl<W: World> Array<W> {
         let end = at + len;
         let first = at / stripe_bytes;
         let last = ((end - 1) / stripe_bytes).min(first + STRIPES_A_LOOK - 1);
-        let (map, cache) = (self.0.map.borrow(), self.0.cache.borrow());
+        let (map, cache, lost) = (self.0.map.borrow(), self.0.cache.borrow(), self.0.lost.borrow());
         let mut dirty = cache.stripes.range(Stripe(first)..=Stripe(last)).peekable();
         let mut list = Vec::new();
         for stripe in first..=last {
             let is_dirty = dirty.next_if(|d| *d.0 == Stripe(stripe)).is_some();
-            let mapped = is_dirty || map.get(Stripe(stripe)).slot.is_some();
+            let mapped =
+                is_dirty || map.get(Stripe(stripe)).slot.is_some() || lost.any_of(Stripe(stripe));
             let from = at.max(stripe * stripe_bytes);
             let bytes = end.min((stripe + 1) * stripe_bytes) - from;
             Extent { bytes, mapped }.append_to(&mut list);

@@ -37,6 +37,11 @@ impl Marks {
         self.0.contains_key(&(stripe, block))
     }
 
+    /// Whether a block of the stripe is lost.
+    pub fn any_of(&self, stripe: Stripe) -> bool {
+        self.0.range((stripe, 0)..=(stripe, u32::MAX)).next().is_some()
+    }
+
     /// Blocks that are lost.
     pub fn len(&self) -> u64 {
         self.0.len() as u64
