@@ -394,6 +394,72 @@ fn overlapping_writes_have_one_order() {
     assert!((1..40).contains(&second_first), "the requests were never beside each other");
 }
 
+/// A discard locked the whole stripes that were in use when it began. A write over two stripes that
+/// came while it waited for one of them lost there, since the discard's Unmap came later, and won in
+/// the other one, which was not in use before: that one was left out (P2, P3). What comes into use
+/// meanwhile is now locked, too.
+#[test]
+fn a_discard_and_a_write_over_its_end_have_one_order() {
+    let mut beside = 0;
+    for seed in 0..40 {
+        let sim = Simulation::new(seed, &Survivors::new(3, 8 * MIB));
+        let (world, disks) = (sim.world(), sim.disks());
+        let ran = sim.run(LIMIT, async move {
+            create(&world, &disks, &made(2, 1, Level::Raid5, 8192)).await.expect("made");
+            let array = start(&world, &disks, StartOptions::default()).await;
+            // Stripe 0 is dirty, and locked by its destage. Stripe 1 was never written.
+            array.write(0, filled(1, 4 * BLOCK), false).await.expect("written");
+            array.write(0, filled(1, BLOCK), false).await.expect("written");
+            let (destager, discarder) = (array.clone(), array.clone());
+            world.spawn("destage", async move { destager.destage_all().await.expect("destaged") });
+            let side = world.clone();
+            world.spawn("discard", async move {
+                side.sleep(Duration::from_micros(1 + seed)).await;
+                discarder.discard(0, 8 * BLOCK, false).await.expect("discarded");
+            });
+            world.sleep(Duration::from_micros(2 + seed * 3)).await;
+            array.write(3 * BLOCK, filled(2, 2 * BLOCK), false).await.expect("written");
+            world.sleep(Duration::from_millis(200)).await;
+            let (done, buf) = array.read(0, Buf::new(8 * 4096)).await;
+            done.expect("read");
+            (buf[3 * 4096], buf[4 * 4096])
+        });
+        let (end, beginning) = ran.expect("it ends");
+        assert_eq!(end, beginning, "seed {seed}: each won in another stripe");
+        beside += u32::from(end == 0);
+    }
+    assert!(beside > 0, "the discard never came later");
+}
+
+/// Two writes that each merge a part of a block in one of two stripes, and write the other stripe
+/// in part: each held its merge and waited for the other's to end, for ever. Who merges now holds
+/// the locks of all its stripes.
+#[test]
+fn two_writes_that_merge_do_not_wait_for_each_other() {
+    for seed in 0..20 {
+        let sim = Simulation::new(seed, &Survivors::new(3, 8 * MIB));
+        let (world, disks) = (sim.world(), sim.disks());
+        let ran = sim.run(LIMIT, async move {
+            create(&world, &disks, &made(2, 1, Level::Raid5, 8192)).await.expect("made");
+            let array = start(&world, &disks, StartOptions::default()).await;
+            array.write(0, filled(1, 8 * BLOCK), false).await.expect("written");
+            let first = array.clone();
+            world.spawn("first", async move {
+                let data = filled(2, 3 * BLOCK + 100);
+                first.write(3 * BLOCK - 100, data, false).await.expect("written");
+            });
+            let data = filled(3, 3 * BLOCK + 100);
+            array.write(2 * BLOCK, data, false).await.expect("written");
+            world.sleep(Duration::from_millis(200)).await;
+            let (done, buf) = array.read(0, Buf::new(8 * 4096)).await;
+            done.expect("read");
+            buf[3 * 4096]
+        });
+        let last = ran.unwrap_or_else(|stop| panic!("seed {seed}: {stop}"));
+        assert!([2, 3].contains(&last));
+    }
+}
+
 /// A Parity that a later Place supersedes was refused by replay when a Write that it covers had
 /// left the log: the tail may pass that Write once the Place is durable. What a Parity covers is
 /// now looked for when the whole log was applied, so only for those that still count.

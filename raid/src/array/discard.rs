@@ -79,21 +79,28 @@ impl<W: World> Array<W> {
             rows: rows_at_most(0, meta, g.data) + parts as u64 * g.place_rows(),
         };
         let mut room = self.0.journal.reserve(need).await?;
-        // 2. Locks.
-        let in_use = |s: Stripe| {
+        // 2. Locks, of what is in use. What comes into use while this waits is locked, too: a write
+        // that came before in one stripe must not count as the later one in the next.
+        let holds = |s: Stripe| {
             self.0.map.borrow().get(s).slot.is_some()
                 || self.0.cache.borrow().stripes.contains_key(&s)
-                || self.0.locks.is_locked(s)
         };
         let mut guards = Vec::new();
         let mut locked = std::collections::HashSet::new();
-        for p in &all {
-            if whole(p) && in_use(p.stripe) {
-                guards.push(self.0.locks.stripe(p.stripe).await);
-                locked.insert(p.stripe);
+        loop {
+            for p in &all {
+                if whole(p) && (holds(p.stripe) || self.0.locks.is_locked(p.stripe)) {
+                    guards.push(self.0.locks.stripe(p.stripe).await);
+                    locked.insert(p.stripe);
+                }
             }
+            self.0.locks.unmerged(&[(block, count)]).await;
+            if all.iter().all(|p| !whole(p) || locked.contains(&p.stripe) || !holds(p.stripe)) {
+                break;
+            }
+            guards.clear();
+            locked.clear();
         }
-        self.0.locks.unmerged(&[(block, count)]).await;
         // 3. Append; cache and map follow.
         let horizon = self.0.journal.last_lsn();
         let mut items: Vec<Item> = Vec::new();
@@ -101,11 +108,10 @@ impl<W: World> Array<W> {
         for p in &all {
             let mapped = self.0.map.borrow().get(p.stripe).slot.is_some();
             let dirty = self.0.cache.borrow().stripes.contains_key(&p.stripe);
-            // A stripe that came into use only now was written at the same time: the write counts
-            // as the later one.
-            if (!mapped && !dirty) || (whole(p) && !locked.contains(&p.stripe)) {
+            if !mapped && !dirty {
                 continue;
             }
+            assert!(!whole(p) || locked.contains(&p.stripe), "what is in use was locked");
             if whole(p) {
                 let last = items.last_mut().map(|i| &mut i.record);
                 if let Some(Record::Unmap { first, count, .. }) = last

@@ -1,7 +1,7 @@
 //! The way of a write. It is readable here from top to bottom, an `.await` a step:
 //!
 //! 1. room for all of it, in one step: slots, then ring and log (a full log makes it wait here);
-//! 2. stripe locks, ascending, of the stripes that are written whole or merged;
+//! 2. stripe locks, ascending: of the stripes that are written whole, or of all if blocks are merged;
 //! 3. whole stripes go into fresh slots: coded and written once, the old slot stays as it is;
 //! 4. parts are copied into places of the ring, with their CRCs;
 //! 5. all records of the request are appended at once, and cache and map follow;
@@ -81,11 +81,11 @@ impl<W: World> Array<W> {
         let mut promise = self.promise_slots(whole).await?;
         let mut room = self.0.journal.reserve(self.need(&pieces)).await?;
 
-        // 2. Locks.
+        // 2. Locks. Who merges holds all of its stripes: else two could wait for each other's
+        // merge to end, each with one of its own under way.
         let mut guards = Vec::new();
         for p in &pieces {
-            let merges = merged.iter().any(|b| g.stripe_of(*b).0 == p.stripe);
-            if p.is_whole(g) || merges {
+            if p.is_whole(g) || !merged.is_empty() {
                 guards.push(self.0.locks.stripe(p.stripe).await);
             }
         }
