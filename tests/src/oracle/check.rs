@@ -112,7 +112,8 @@ impl Facts {
         let end = from + content.len() as u64;
         let mut edges: Vec<u64> = vec![from, end];
         for r in &self.requests {
-            edges.extend([r.at, r.at + r.len].iter().filter(|e| from < **e && **e < end));
+            let own = r.ranges().into_iter().flat_map(|(from, to)| [from, to]);
+            edges.extend(own.filter(|e| from < *e && *e < end));
         }
         edges.sort_unstable();
         edges.dedup();
@@ -124,14 +125,7 @@ impl Facts {
             let (mut cover, mut shows) = (0, 0);
             for (i, r) in covering {
                 cover |= bit(i);
-                let holds = match &r.effect {
-                    Effect::Write(data) => {
-                        data[(at - r.at) as usize..(to - r.at) as usize] == *here
-                    }
-                    Effect::Zero => here.iter().all(|b| *b == 0),
-                    Effect::Flush => false,
-                };
-                if holds {
+                if r.leaves(at, here) {
                     shows |= bit(i);
                 }
             }

@@ -42,6 +42,11 @@ impl Request {
             Effect::Zero => {
                 format!("discard {}{fua} ({} bytes at {})", self.number, self.len, self.at)
             }
+            Effect::Together(ref parts) => {
+                let ranges: Vec<String> =
+                    parts.iter().map(|(at, data)| format!("{} at {at}", data.len())).collect();
+                format!("transaction {} ({} bytes)", self.number, ranges.join(", "))
+            }
             Effect::Flush => format!("flush {}", self.number),
         }
     }

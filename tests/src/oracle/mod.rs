@@ -46,6 +46,8 @@ pub enum Floor {
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Effect {
     Write(Rc<[u8]>),
+    /// Ranges (at, content) that are written together; at and len of the request span them.
+    Together(Vec<(u64, Rc<[u8]>)>),
     Zero,
     Flush,
 }
@@ -68,8 +70,34 @@ struct Request {
 }
 
 impl Request {
+    /// The ranges that it changes: (from, to).
+    fn ranges(&self) -> Vec<(u64, u64)> {
+        match &self.effect {
+            Effect::Flush => Vec::new(),
+            Effect::Write(_) | Effect::Zero => vec![(self.at, self.at + self.len)],
+            Effect::Together(parts) => {
+                parts.iter().map(|(at, data)| (*at, at + data.len() as u64)).collect()
+            }
+        }
+    }
+
     fn covers(&self, at: u64) -> bool {
-        self.effect != Effect::Flush && self.at <= at && at < self.at + self.len
+        self.ranges().iter().any(|(from, to)| (*from..*to).contains(&at))
+    }
+
+    /// Whether `here` is what it leaves at byte `at`; it covers all of that.
+    fn leaves(&self, at: u64, here: &[u8]) -> bool {
+        let same = |from: u64, data: &[u8]| data[(at - from) as usize..][..here.len()] == *here;
+        match &self.effect {
+            Effect::Write(data) => same(self.at, data),
+            Effect::Zero => here.iter().all(|b| *b == 0),
+            Effect::Flush => false,
+            // Where its ranges overlap they have the same content.
+            Effect::Together(parts) => parts
+                .iter()
+                .filter(|(from, data)| (*from..from + data.len() as u64).contains(&at))
+                .all(|(from, data)| same(*from, data)),
+        }
     }
 }
 
@@ -143,6 +171,21 @@ impl Oracle {
         let number = self.log.borrow().next_number;
         let data: Rc<[u8]> = pattern(number, at, len as usize).into();
         (self.submit(Effect::Write(Rc::clone(&data)), at, len, fua), data)
+    }
+
+    /// A transaction over these ranges (at, bytes) is submitted now; it is atomic like a write.
+    /// Gives its content: where ranges overlap it is the same.
+    ///
+    /// # Panics
+    /// If there is no range.
+    #[must_use]
+    pub fn together(&self, ranges: &[(u64, u64)]) -> (RequestId, Vec<(u64, Rc<[u8]>)>) {
+        let number = self.log.borrow().next_number;
+        let content = |(at, len): &(u64, u64)| (*at, pattern(number, *at, *len as usize).into());
+        let parts: Vec<(u64, Rc<[u8]>)> = ranges.iter().map(content).collect();
+        let at = ranges.iter().map(|r| r.0).min().expect("a transaction has ranges");
+        let end = ranges.iter().map(|r| r.0 + r.1).max().expect("a transaction has ranges");
+        (self.submit(Effect::Together(parts.clone()), at, end - at, false), parts)
     }
 
     /// A discard (or a write of zeros) is submitted now; it is atomic like a write.

@@ -91,6 +91,59 @@ fn three_writes_in_a_circle_have_no_order() {
 }
 
 #[test]
+fn a_transaction_is_there_in_all_its_ranges_or_in_none() {
+    let o = device(8);
+    let ranges = [(BLOCK, BLOCK), (4 * BLOCK + 100, BLOCK), (4 * BLOCK + 2000, 2 * BLOCK)];
+    let (t, parts) = o.together(&ranges);
+    let mut c = vec![0; 8 * BLOCK as usize];
+    o.check_crash(&c, o.length(), Floor::Acknowledged).expect("absent");
+    apply(&mut c, parts[0].0, &parts[0].1);
+    let text = message(o.check_crash(&c, o.length(), Floor::Flushed));
+    assert!(text.contains("in part"), "{text}");
+    for (at, data) in &parts {
+        apply(&mut c, *at, data);
+    }
+    o.check_crash(&c, o.length(), Floor::Acknowledged).expect("whole");
+    // What lies between its ranges is not its own.
+    c[3 * BLOCK as usize] = 1;
+    assert!(o.check_crash(&c, o.length(), Floor::Flushed).is_err(), "a byte that nobody wrote");
+    c[3 * BLOCK as usize] = 0;
+    // A write over one range only, after it: the other ranges must stay.
+    o.answered(t, true);
+    let (w, data) = o.write(BLOCK, BLOCK, false);
+    o.answered(w, true);
+    apply(&mut c, BLOCK, &data);
+    o.check_crash(&c, o.length(), Floor::Acknowledged).expect("both");
+    c[4 * BLOCK as usize..7 * BLOCK as usize].fill(0);
+    assert!(o.check_crash(&c, o.length(), Floor::Flushed).is_err(), "a range is lost");
+}
+
+#[test]
+fn a_transaction_and_a_write_have_one_order_in_all_ranges() {
+    let o = device(8);
+    let (_, parts) = o.together(&[(0, 2 * BLOCK), (4 * BLOCK, BLOCK)]);
+    let (_, w) = o.write(BLOCK, 4 * BLOCK, false);
+    let content = |transaction_first: [bool; 2]| {
+        let mut c = vec![0; 8 * BLOCK as usize];
+        for (at, data) in &parts {
+            apply(&mut c, *at, data);
+        }
+        apply(&mut c, 2 * BLOCK, &w[4096..3 * 4096]);
+        for (i, at) in [(0, BLOCK), (1, 4 * BLOCK)] {
+            if transaction_first[i] {
+                let from = (at - BLOCK) as usize;
+                apply(&mut c, at, &w[from..from + 4096]);
+            }
+        }
+        c
+    };
+    for order in [true, false] {
+        o.check_crash(&content([order; 2]), o.length(), Floor::Flushed).expect("an order");
+        assert!(o.check_crash(&content([order, !order]), o.length(), Floor::Flushed).is_err());
+    }
+}
+
+#[test]
 fn discards_are_zeros_and_untouched_blocks_stay() {
     let o = device(8);
     let (a, data) = o.write(0, 4 * BLOCK, false);
