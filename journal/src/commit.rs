@@ -18,8 +18,12 @@ pub const COMMIT_VERSION: u32 = 1;
 pub const INLINE_AT: usize = 512;
 /// Bytes of metadata that fit into the header block.
 pub const INLINE_MAX: usize = BLOCK - INLINE_AT;
-/// Payload blocks of a commit at most.
+/// Payload blocks of a commit of several requests at most: what gathers while one is in flight is
+/// cut here, so that nobody waits too long for the others.
 pub const MAX_PAYLOAD: usize = 2048;
+/// Payload blocks of any commit at most. Only one large request (a transaction of 4096 blocks,
+/// with its records) comes near it. It keeps what a start reads at once in bounds.
+pub const LARGEST_PAYLOAD: usize = 4096 + 64;
 /// Flag: the metadata is in the header block, not in the payload.
 pub const FLAG_INLINE: u32 = 1;
 
@@ -180,7 +184,7 @@ impl ColumnHeader {
             && w <= self.members.len()
             && usize::from(self.column) < self.members.len()
             && u16::from(self.members[usize::from(self.column)]) == self.member
-            && p <= MAX_PAYLOAD + 64
+            && p <= LARGEST_PAYLOAD
             && self.rows as usize == 1 + p.div_ceil(w)
             && self.tail <= self.number
             && meta_fits

@@ -22,11 +22,13 @@ pub enum Sabotage {
     PlaceBeforeFlush,
     /// P5: the ring of a dead daemon is not looked at.
     RingIgnored,
+    /// P3: a transaction is appended one record after the other.
+    TransactionSplit,
 }
 
 impl Sabotage {
     /// All of them, with the names that tests use.
-    pub const ALL: [(&'static str, Sabotage); 9] = [
+    pub const ALL: [(&'static str, Sabotage); 10] = [
         ("parity-not-logged", Sabotage::ParityNotLogged),
         ("tail-before-flush", Sabotage::TailBeforeFlush),
         ("tail-reuse", Sabotage::TailReuse),
@@ -36,6 +38,7 @@ impl Sabotage {
         ("ack-before-durable", Sabotage::AckBeforeDurable),
         ("place-before-flush", Sabotage::PlaceBeforeFlush),
         ("ring-ignored", Sabotage::RingIgnored),
+        ("transaction-split", Sabotage::TransactionSplit),
     ];
 }
 

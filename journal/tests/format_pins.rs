@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use evenkeel_journal::commit::{
-    COLUMN_MAGIC, COMMIT_VERSION, ColumnHeader, FLAG_INLINE, INLINE_AT, INLINE_MAX, MAX_PAYLOAD,
-    blocks_in, column_crc, shape,
+    COLUMN_MAGIC, COMMIT_VERSION, ColumnHeader, FLAG_INLINE, INLINE_AT, INLINE_MAX,
+    LARGEST_PAYLOAD, MAX_PAYLOAD, blocks_in, column_crc, shape,
 };
 use evenkeel_journal::log::{IDLE, LOST_ROWS, SPARE_ROWS};
 use evenkeel_journal::record::{
@@ -103,6 +103,7 @@ fn the_constants_are_those_of_the_page() {
         ("INLINE_AT", INLINE_AT.to_string()),
         ("INLINE_MAX", INLINE_MAX.to_string()),
         ("MAX_PAYLOAD", MAX_PAYLOAD.to_string()),
+        ("LARGEST_PAYLOAD", LARGEST_PAYLOAD.to_string()),
         ("FLAG_INLINE", FLAG_INLINE.to_string()),
         ("RECORD_HEAD", RECORD_HEAD.to_string()),
         ("KIND_WRITE", KIND_WRITE.to_string()),
@@ -230,8 +231,8 @@ fn a_header_is_valid_under_the_conditions_of_the_page_alone() {
             .is_some()
     };
     assert!(accepted(&|_| ()));
-    assert!(accepted(&|h| (h.payload_blocks, h.rows) = (2112, 1 + 704)));
-    assert!(!accepted(&|h| (h.payload_blocks, h.rows) = (2113, 1 + 705)));
+    assert!(accepted(&|h| (h.payload_blocks, h.rows) = (4160, 1 + 1387)));
+    assert!(!accepted(&|h| (h.payload_blocks, h.rows) = (4161, 1 + 1387)));
     assert!(!accepted(&|h| h.rows += 1));
     assert!(!accepted(&|h| h.width = 0));
     assert!(!accepted(&|h| h.width = 5));

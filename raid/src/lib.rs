@@ -21,7 +21,10 @@ mod replay;
 pub mod status;
 pub mod superblock;
 
-pub use array::{Array, Created, Extent, MAX_REQUEST, assemble, create, locate};
+pub use array::{
+    Array, Created, Extent, MAX_REQUEST, MAX_TRANSACTION, Transaction, TransactionBound,
+    TransactionError, TransactionSize, assemble, create, locate,
+};
 pub use error::{ArrayError, ErrorKind, RequestError};
 pub use locate::Located;
 pub use options::{Ack, CreateOptions, Progress, StartOptions};

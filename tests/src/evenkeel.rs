@@ -128,6 +128,14 @@ impl Subject for Evenkeel {
         self.0.discard(at, len, fua).await.map_err(text)
     }
 
+    async fn transaction(&self, parts: Vec<(u64, Rc<[u8]>)>) -> Result<(), String> {
+        let mut tx = self.0.begin();
+        for (at, data) in parts {
+            tx.write(at, &data).map_err(text)?;
+        }
+        tx.commit().await.map_err(text)
+    }
+
     async fn destage(&self) -> Result<(), String> {
         self.0.destage_all().await.map_err(text)
     }

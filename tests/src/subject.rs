@@ -88,6 +88,10 @@ pub trait Subject: Clone + 'static {
     fn flush(&self) -> impl Future<Output = Result<(), String>>;
     /// Discards.
     fn discard(&self, at: u64, len: u64, fua: bool) -> impl Future<Output = Result<(), String>>;
+    /// Writes ranges (at, content) in one transaction.
+    fn transaction(&self, _: Vec<(u64, Rc<[u8]>)>) -> impl Future<Output = Result<(), String>> {
+        std::future::ready(Err("this device has no transactions".to_owned()))
+    }
     /// Brings everything dirty into its place.
     fn destage(&self) -> impl Future<Output = Result<(), String>>;
     /// Fails a member by order of a person.

@@ -9,6 +9,8 @@ use crate::subject::Setup;
 pub enum Op {
     /// Write (at, bytes, FUA).
     Write(u64, u64, bool),
+    /// Write ranges (at, bytes) in one transaction.
+    Transaction(Vec<(u64, u64)>),
     /// Discard (at, bytes, FUA).
     Discard(u64, u64, bool),
     /// Read (at, bytes) and compare.
@@ -48,7 +50,7 @@ pub struct Script {
 }
 
 /// Names of all workloads.
-pub const WORKLOADS: [&str; 15] = [
+pub const WORKLOADS: [&str; 17] = [
     "partial",
     "whole",
     "overlap",
@@ -64,6 +66,8 @@ pub const WORKLOADS: [&str; 15] = [
     "large",
     "badread",
     "wrap",
+    "transaction",
+    "transaction-fail",
 ];
 
 struct Maker<'a> {
@@ -98,6 +102,27 @@ impl Maker<'_> {
         let len = 16 + self.rng.below(3 * BLOCK);
         let at = self.rng.below(to * self.stripe() - len);
         Op::Write(at / 16 * 16 + 3, len / 16 * 16 + 5, false)
+    }
+
+    /// One to three blocks in each of these stripes, and now and then an odd range in one.
+    fn together(&mut self, stripes: &[u64]) -> Op {
+        let mut ranges = Vec::new();
+        for s in stripes {
+            let Op::Write(at, len, _) = self.partial(*s, s + 1) else { unreachable!() };
+            ranges.push((at, len));
+        }
+        if self.rng.one_in(2) {
+            let at = stripes[0] * self.stripe() + self.rng.below(self.stripe() - BLOCK);
+            ranges.push((at, 8 + self.rng.below(BLOCK - 8)));
+        }
+        Op::Transaction(ranges)
+    }
+
+    /// A whole stripe and parts of two others.
+    fn whole_together(&mut self, whole: u64, parts: [u64; 2]) -> Op {
+        let Op::Transaction(mut ranges) = self.together(&parts) else { unreachable!() };
+        ranges.insert(0, (whole * self.stripe(), self.stripe()));
+        Op::Transaction(ranges)
     }
 
     fn read(&mut self, to: u64) -> Op {
@@ -294,6 +319,38 @@ fn make(name: &str, m: &mut Maker<'_>) -> Script {
             let a = vec![m.partial(0, 3), Op::BadRead(disk), m.read(3), m.partial(0, 3)];
             let b = vec![m.partial(0, 3), Op::Destage, m.read(3), Op::Read(0, 2 * m.stripe())];
             vec![clients([a, b])]
+        }
+        "transaction" => {
+            prepare = m.filled(4);
+            let s = m.stripe();
+            let a = vec![
+                m.together(&[0, 1, 3]),
+                m.whole_together(1, [2, 4]),
+                Op::Flush,
+                m.together(&[0, 4]),
+            ];
+            let b = vec![
+                m.whole(1),
+                m.together(&[1, 2]),
+                Op::Discard(2 * s, 2 * s, false),
+                m.partial(0, 4),
+            ];
+            vec![clients([a, b]), clients([vec![m.together(&[0, 2, 3]), Op::Destage]])]
+        }
+        "transaction-fail" => {
+            prepare = m.filled(3);
+            let (disk, fault) = (m.disk(), m.fault());
+            let mut a = vec![
+                m.together(&[0, 1, 2]),
+                m.whole_together(0, [1, 3]),
+                Op::Flush,
+                m.together(&[1, 2]),
+            ];
+            let broken =
+                if m.rng.one_in(4) { Op::FailMember(disk) } else { Op::Break(disk, fault) };
+            a.insert(m.rng.index(2), broken);
+            let b = vec![m.partial(0, 3), m.whole(1), m.read(4)];
+            vec![clients([a, b]), clients([vec![Op::Destage, m.together(&[0, 1])]])]
         }
         other => panic!("there is no workload `{other}`"),
     };

@@ -1,6 +1,7 @@
 //! ② The array: owner of order. One file a way:
 //!
-//! - `write.rs` the way of a write, top to bottom; `discard.rs` of a discard;
+//! - `write.rs` the way of a write, top to bottom; `discard.rs` of a discard; `transaction.rs` of many
+//!   writes that happen together;
 //! - `read.rs` the way of a read, degraded included; `extents.rs` what is mapped and what a hole;
 //! - `destage.rs` from the cache into the slots; `checkpoint.rs` from the map to its pages;
 //! - `pace.rs` when destage runs; `lost.rs` what becomes of blocks that nobody can give;
@@ -23,6 +24,7 @@ mod slots;
 mod start;
 mod stop;
 mod takeover;
+mod transaction;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -46,6 +48,7 @@ pub use create::{Created, create};
 pub use extents::Extent;
 pub use locate::locate;
 pub use start::assemble;
+pub use transaction::{Transaction, TransactionBound, TransactionError, TransactionSize};
 
 use cache::{Cache, DirtyBlock};
 use locks::Locks;
@@ -54,6 +57,8 @@ use slots::Slots;
 
 /// Largest request that the device takes, in bytes.
 pub const MAX_REQUEST: usize = 1 << 20;
+/// Largest transaction of any array, in bytes of whole blocks; see [`TransactionBound`].
+pub const MAX_TRANSACTION: usize = 16 << 20;
 
 /// A running array. Clones share it.
 pub struct Array<W: World>(Rc<Inner<W>>);

@@ -128,7 +128,8 @@ impl<W: World> Array<W> {
                 items.push(Item::bare(place));
                 places.push(Vec::new());
             } else {
-                let (item, own) = self.fill(p, &data.part(p.from, p.count as usize * BLOCK));
+                let part = data.part(p.from, p.count as usize * BLOCK);
+                let (item, own) = self.fill(p, part.chunks(BLOCK));
                 items.push(item);
                 places.push(own);
             }
@@ -227,12 +228,16 @@ impl<W: World> Array<W> {
         }
     }
 
-    /// Copies a piece into places of the ring and makes its Write.
-    fn fill(&self, p: &Piece, data: &Slice) -> (Item, Vec<Place>) {
+    /// Copies a piece, block by block, into places of the ring and makes its Write.
+    pub(super) fn fill<'a>(
+        &self,
+        p: &Piece,
+        blocks: impl Iterator<Item = &'a [u8]>,
+    ) -> (Item, Vec<Place>) {
         let ring = self.0.journal.ring();
         let mut places = Vec::with_capacity(p.count as usize);
         let mut own = Vec::with_capacity(p.count as usize);
-        for block in data.chunks(BLOCK) {
+        for block in blocks {
             let crc = crc32c::crc32c(block);
             let place = ring.fill(block).expect("the places were reserved");
             own.push((place.bytes().clone(), crc));
@@ -336,7 +341,7 @@ impl<W: World> Array<W> {
 }
 
 /// Bytes of a Write of `count` blocks with data.
-fn write_record_bytes(count: u32) -> usize {
+pub(super) fn write_record_bytes(count: u32) -> usize {
     (32 + count as usize * 4).next_multiple_of(8)
 }
 

@@ -79,6 +79,12 @@ pub async fn client<S: Subject>(
 ) {
     for op in ops {
         let done = match op {
+            Op::Transaction(ref ranges) => {
+                let (id, parts) = oracle.together(ranges);
+                let done = device.transaction(parts).await;
+                oracle.answered(id, done.is_ok());
+                done
+            }
             Op::Write(at, len, fua) => {
                 let (id, data) = oracle.write(at, len, fua);
                 let done = device.write(at, data, fua).await;

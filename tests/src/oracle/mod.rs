@@ -22,6 +22,9 @@ mod tests;
 pub use check::Violation;
 pub use content::{decode, pattern};
 
+/// What a transaction writes: where, and which bytes.
+pub type Parts = Vec<(u64, Rc<[u8]>)>;
+
 /// What the block around byte `at` of a content seems to be, in words.
 #[must_use]
 pub fn describe_block(content: &[u8], at: usize) -> String {
@@ -179,10 +182,10 @@ impl Oracle {
     /// # Panics
     /// If there is no range.
     #[must_use]
-    pub fn together(&self, ranges: &[(u64, u64)]) -> (RequestId, Vec<(u64, Rc<[u8]>)>) {
+    pub fn together(&self, ranges: &[(u64, u64)]) -> (RequestId, Parts) {
         let number = self.log.borrow().next_number;
         let content = |(at, len): &(u64, u64)| (*at, pattern(number, *at, *len as usize).into());
-        let parts: Vec<(u64, Rc<[u8]>)> = ranges.iter().map(content).collect();
+        let parts: Parts = ranges.iter().map(content).collect();
         let at = ranges.iter().map(|r| r.0).min().expect("a transaction has ranges");
         let end = ranges.iter().map(|r| r.0 + r.1).max().expect("a transaction has ranges");
         (self.submit(Effect::Together(parts.clone()), at, end - at, false), parts)
