@@ -15,7 +15,8 @@ use crate::mem::{Buf, Segs};
 pub enum DiskError {
     /// The operation failed with this errno; the disk is there. A read may be repaired.
     Io(i32),
-    /// The disk is gone: ENODEV, a size of 0, a short transfer, or a block device's ENOSPC.
+    /// The disk is gone, or is shorter than it was: ENODEV and kin, a size of 0, a short transfer, a
+    /// block device's ENOSPC.
     Gone,
     /// A file's file system is full.
     Full,
@@ -26,10 +27,8 @@ pub enum DiskError {
 impl std::fmt::Display for DiskError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            DiskError::Io(errno) => {
-                write!(f, "I/O error ({})", std::io::Error::from_raw_os_error(*errno))
-            }
-            DiskError::Gone => f.write_str("the disk is gone"),
+            DiskError::Io(errno) => std::io::Error::from_raw_os_error(*errno).fmt(f),
+            DiskError::Gone => f.write_str("the disk is gone, or was cut short"),
             DiskError::Full => f.write_str("the file system under the file is full"),
             DiskError::Unsupported => f.write_str("not supported by this disk"),
         }

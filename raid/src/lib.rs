@@ -16,6 +16,7 @@ pub mod hung;
 pub mod locate;
 pub mod map;
 pub mod members;
+mod news;
 pub mod options;
 mod replay;
 pub mod status;

@@ -17,6 +17,7 @@ use evenkeel_journal::{BLOCK, Buf, Disk, DiskError, Lsn, MemberIndex, Segs, Worl
 use crate::codec::Code;
 use crate::geometry::{SUPERBLOCK_A, SUPERBLOCK_B};
 use crate::hung::{Kind, Watch};
+use crate::news::{self, Doing, News, Trouble};
 use crate::status::MemberState;
 use crate::superblock::{HISTORY, Phase, Superblock};
 
@@ -34,6 +35,8 @@ struct Member<D> {
     flushed: u64,
     read_errors: u64,
     write_errors: u64,
+    /// The last error.
+    trouble: Option<Trouble>,
 }
 
 /// Exact counts of what was asked of the members.
@@ -72,6 +75,7 @@ struct Inner<W: World> {
     /// The tail, for the epoch that fails a member.
     tail: Cell<Lsn>,
     read_only: bool,
+    news: News,
     /// Blocks that are newer than what may lie at their place: (member, byte) → block.
     overlay: RefCell<HashMap<(u8, u64), evenkeel_journal::Slice>>,
 }
@@ -106,6 +110,7 @@ impl<W: World> Members<W> {
             flushed: 0,
             read_errors: 0,
             write_errors: 0,
+            trouble: None,
         };
         let members = disks.into_iter().zip(&superblock.members).map(member).collect();
         Members(Rc::new(Inner {
@@ -121,6 +126,7 @@ impl<W: World> Members<W> {
             traffic: Cell::new(Traffic::default()),
             tail: Cell::new(Lsn(0)),
             read_only,
+            news: News::default(),
             overlay: RefCell::new(HashMap::new()),
         }))
     }
@@ -160,6 +166,42 @@ impl<W: World> Members<W> {
         }
         self.0.watch.give_up(|_, kind| kind == Kind::Write);
         self.0.changed.notify();
+    }
+
+    /// The next sentence about the members' health. One listener at a time hears each.
+    pub async fn news(&self) -> String {
+        self.0.news.next().await
+    }
+
+    /// An operation on a member failed, or had no answer in time: counts it and keeps what it was.
+    fn trouble(&self, member: MemberIndex, doing: Doing, at: u64, e: Option<DiskError>) {
+        let mut members = self.0.members.borrow_mut();
+        let m = &mut members[member.at()];
+        m.trouble = Some((doing, e));
+        if doing != Doing::Read {
+            m.write_errors += 1;
+            return;
+        }
+        m.read_errors += 1;
+        if m.read_errors == 1
+            && let Some(e) = e
+            && e != DiskError::Gone
+            && let Some(disk) = &m.disk
+        {
+            self.0.news.tell(news::unreadable(&disk.facts().path, at, e));
+        }
+    }
+
+    /// Stops taking writes, since this member is one too many.
+    fn halt_without(&self, member: MemberIndex) {
+        if !self.is_halted() {
+            let members = self.0.members.borrow();
+            let m = &members[member.at()];
+            let path = m.disk.as_ref().map_or_else(String::new, |d| d.facts().path);
+            let gone = members.iter().filter(|m| m.state != MemberState::Active).count();
+            self.0.news.tell(news::halted(&path, m.trouble, gone, members.len()));
+        }
+        self.halt();
     }
 
     /// What was asked of the members so far.
@@ -239,7 +281,7 @@ impl<W: World> Members<W> {
         let done = self.0.watch.wait(&self.0.world, member, Kind::Read, disk.read(at, buf)).await;
         let Some((done, mut buf)) = done else {
             if self.is_active(member) {
-                self.0.members.borrow_mut()[member.at()].read_errors += 1;
+                self.trouble(member, Doing::Read, at, None);
                 // Where others can give what it holds, a disk that does not answer is failed.
                 if self.gone() < self.0.parity && !self.0.read_only {
                     let _ = self.fail(member).await;
@@ -261,7 +303,7 @@ impl<W: World> Members<W> {
                 Some(buf)
             }
             Err(e) => {
-                self.0.members.borrow_mut()[member.at()].read_errors += 1;
+                self.trouble(member, Doing::Read, at, Some(e));
                 if e == DiskError::Gone && !self.0.read_only {
                     let _ = self.fail(member).await;
                 }
@@ -294,8 +336,8 @@ impl<W: World> Members<W> {
             }
             // It failed meanwhile, durably: what is still under way counts as ended (I4).
             None if !self.is_active(member) => self.settled(member).await,
-            None | Some(Err(_)) => {
-                self.0.members.borrow_mut()[member.at()].write_errors += 1;
+            failed => {
+                self.trouble(member, Doing::Write, at, failed.and_then(Result::err));
                 self.fail(member).await?;
                 Ok(false)
             }
@@ -353,8 +395,8 @@ impl<W: World> Members<W> {
                 Ok(())
             }
             None if !self.is_active(member) => self.settled(member).await.map(|_| ()),
-            None | Some(Err(_)) => {
-                self.0.members.borrow_mut()[member.at()].write_errors += 1;
+            failed => {
+                self.trouble(member, Doing::Flush, 0, failed.and_then(Result::err));
                 self.fail(member).await
             }
         }
@@ -388,6 +430,7 @@ impl<W: World> Members<W> {
     /// # Errors
     /// As for [`Members::fail`].
     pub async fn fail_now(&self, member: MemberIndex) -> Result<(), Halted> {
+        self.0.members.borrow_mut()[member.at()].trouble = None;
         self.fail_after(member, None).await
     }
 
@@ -396,7 +439,7 @@ impl<W: World> Members<W> {
             Mark::Marked => {}
             Mark::Already => return self.settled(member).await.map(|_| ()),
             Mark::TooMany => {
-                self.halt();
+                self.halt_without(member);
                 return Err(Halted);
             }
         }
@@ -425,19 +468,23 @@ impl<W: World> Members<W> {
             let (this, disk) = (self.clone(), self.disk(member));
             async move {
                 let Some(disk) = disk else {
-                    return (member, true);
+                    return (member, Some(Ok(())));
                 };
                 let asked = async {
                     let found = disk.read(SUPERBLOCK_A, Buf::new(BLOCK)).await.0;
                     found.and(disk.flush().await)
                 };
                 let done = this.0.watch.wait(&this.0.world, member, Kind::Write, asked).await;
-                (member, matches!(done, Some(Ok(()))))
+                (member, done)
             }
         };
-        for (member, ok) in join_all(self.live().into_iter().map(ask).collect()).await {
-            if !ok && self.mark_failed(member) == Mark::TooMany {
-                self.halt();
+        for (member, done) in join_all(self.live().into_iter().map(ask).collect()).await {
+            if done == Some(Ok(())) {
+                continue;
+            }
+            self.trouble(member, Doing::Ask, SUPERBLOCK_A, done.and_then(Result::err));
+            if self.mark_failed(member) == Mark::TooMany {
+                self.halt_without(member);
                 return Err(Halted);
             }
         }
@@ -506,9 +553,11 @@ impl<W: World> Members<W> {
             }
         }
         let recorded = self.superblock();
+        let left = self.0.parity.saturating_sub(self.gone());
         for (m, entry) in self.0.members.borrow_mut().iter_mut().zip(&recorded.members) {
-            if m.state == entry.state {
-                m.being_failed = false;
+            if m.state == entry.state && std::mem::take(&mut m.being_failed) {
+                let path = m.disk.as_ref().map_or_else(String::new, |d| d.facts().path);
+                self.0.news.tell(news::failed(&path, m.trouble, recorded.epoch, left));
             }
         }
         let recorded = |m: MemberIndex| recorded.members[m.at()].state != MemberState::Active;
@@ -542,26 +591,26 @@ impl<W: World> Members<W> {
             let this = self.clone();
             async move {
                 let Some(disk) = disk else {
-                    return (member, true);
+                    return (member, Some(Ok(())));
                 };
                 let written = async {
                     disk.write(at, vec![bytes]).await?;
                     disk.flush().await
                 };
                 let done = this.0.watch.wait(&this.0.world, member, Kind::Write, written).await;
-                (member, matches!(done, Some(Ok(()))))
+                (member, done)
             }
         };
         let all = self.live().into_iter().map(one).collect();
         let mut whole = true;
-        for (member, ok) in join_all(all).await {
-            if ok {
+        for (member, done) in join_all(all).await {
+            if done == Some(Ok(())) {
                 continue;
             }
             whole = false;
-            self.0.members.borrow_mut()[member.at()].write_errors += 1;
+            self.trouble(member, Doing::Write, at, done.and_then(Result::err));
             if self.mark_failed(member) == Mark::TooMany {
-                self.halt();
+                self.halt_without(member);
                 return Err(Halted);
             }
         }

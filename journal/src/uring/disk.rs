@@ -11,8 +11,11 @@
 //! - *Discard* is a punched hole on a file (EOPNOTSUPP and kin: `Unsupported`). On a device it is
 //!   BLOCK_URING_CMD_DISCARD (Linux 6.12 on); where the kernel lacks that, fallocate's hole, which
 //!   a device understands as "write zeroes, unmapping, without falling back to writing".
-//! - *Results*: ENODEV, ENXIO, a transfer of nothing, a device's short transfer or ENOSPC, a device
-//!   of size 0: `Gone`. A file's ENOSPC: `Full`. A file's short transfer before its end goes on.
+//! - *Results*: ENODEV and other errnos that say that nothing is behind the descriptor any more
+//!   (`is_gone`), a transfer of nothing, a device's short transfer or ENOSPC, a device of size 0:
+//!   `Gone`. A file's ENOSPC: `Full`. A file's short transfer before its end goes on.
+//! - *A file that was cut* while it is open is `Gone`, too. A write would make it long again, with
+//!   zeros where content was, so a file's size is looked at before each write.
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
@@ -200,7 +203,7 @@ impl UringDisk {
     /// What an errno of this disk means.
     fn error(&self, errno: i32) -> DiskError {
         match errno {
-            libc::ENODEV | libc::ENXIO => DiskError::Gone,
+            e if is_gone(e) => DiskError::Gone,
             libc::ENOSPC | libc::EDQUOT if self.0.is_file => DiskError::Full,
             libc::ENOSPC => DiskError::Gone,
             _ if !self.0.is_file && !matches!(device_bytes(self.0.file.fd()), Ok(1..)) => {
@@ -208,6 +211,16 @@ impl UringDisk {
             }
             _ => DiskError::Io(errno),
         }
+    }
+
+    /// Whether this is a file that is shorter now than when it was opened.
+    fn is_cut(&self) -> bool {
+        if !self.0.is_file {
+            return false;
+        }
+        // What this machine knows; a server that hangs is not asked, since this must not wait.
+        let how = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+        statx(self.0.file.fd(), how, libc::STATX_SIZE).is_some_and(|st| st.stx_size < self.0.bytes)
     }
 
     fn plain(&self, entry: squeue::Entry) -> Op<UringDisk> {
@@ -276,14 +289,18 @@ impl Disk for UringDisk {
         let aligned =
             |s: &Slice| (s.as_ptr() as usize | s.len()).is_multiple_of(disk.0.align.max(1));
         let segs = if segs.iter().all(aligned) { segs } else { vec![gather(&segs)] };
+        let cut = self.is_cut();
         let mut ops = Vec::with_capacity(1);
         let mut start = at;
-        for pieces in Pieces::split(segs) {
+        for pieces in if cut { Vec::new() } else { Pieces::split(segs) } {
             let len = pieces.len() as u64;
             ops.push((start, self.issue_write(start, pieces)));
             start += len;
         }
         async move {
+            if cut {
+                return Err(DiskError::Gone);
+            }
             if ops.len() == 1
                 && let Some((at, op)) = ops.pop()
             {
@@ -334,6 +351,21 @@ impl Disk for UringDisk {
             }
         }
     }
+}
+
+/// What the kernel says when there is nothing behind a descriptor any more: a device pulled or without
+/// its medium, the server of a FUSE or network file system gone, the file gone there.
+fn is_gone(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ENODEV
+            | libc::ENXIO
+            | libc::ENOMEDIUM
+            | libc::ESHUTDOWN
+            | libc::ENOTCONN
+            | libc::ECONNABORTED
+            | libc::ESTALE
+    )
 }
 
 fn is_refusal(errno: i32) -> bool {
@@ -494,24 +526,23 @@ fn device_bytes(fd: RawFd) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// What addresses and lengths must be multiples of for direct I/O: what the kernel says, else the
-/// sector. A power of two of at most 4096.
-fn alignment(file: &File, device: bool) -> usize {
+/// What the kernel says of an open file, if it says all that `mask` asks for.
+fn statx(fd: RawFd, how: i32, mask: libc::c_uint) -> Option<libc::statx> {
     // SAFETY: plain numbers, for which zero is a value; statx writes one such structure.
     let mut st: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: an open descriptor, an empty path, and room for the answer.
-    let rc = unsafe {
-        libc::statx(
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            libc::STATX_DIOALIGN,
-            &raw mut st,
-        )
-    };
-    let told = st.stx_dio_mem_align.max(st.stx_dio_offset_align) as usize;
-    if rc == 0 && st.stx_mask & libc::STATX_DIOALIGN != 0 && told > 0 {
-        return told.next_power_of_two().min(4096);
+    let rc = unsafe { libc::statx(fd, c"".as_ptr(), how, mask, &raw mut st) };
+    (rc == 0 && st.stx_mask & mask == mask).then_some(st)
+}
+
+/// What addresses and lengths must be multiples of for direct I/O: what the kernel says, else the
+/// sector. A power of two of at most 4096.
+fn alignment(file: &File, device: bool) -> usize {
+    if let Some(st) = statx(file.as_raw_fd(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN) {
+        let told = st.stx_dio_mem_align.max(st.stx_dio_offset_align) as usize;
+        if told > 0 {
+            return told.next_power_of_two().min(4096);
+        }
     }
     let mut sector: libc::c_int = 512;
     // SAFETY: this ioctl writes an int to the address given.

@@ -150,7 +150,14 @@ fn a_truncated_file_is_gone() {
         assert_eq!(d.read(512 << 10, Buf::new(4096)).await.0, Err(DiskError::Gone));
         assert_eq!(d.read(0, Buf::new(8192)).await.0, Err(DiskError::Gone));
         assert_eq!(d.read(0, Buf::new(4096)).await.0, Ok(()));
+        // A write would make it long again, with zeros before it.
+        assert_eq!(d.write(512 << 10, vec![filled(4096, 1)]).await, Err(DiskError::Gone));
+        assert_eq!(d.write(0, vec![filled(4096, 1)]).await, Err(DiskError::Gone));
     });
+    assert_eq!(fs::metadata(&path).expect("still there").len(), 6000);
+    // A longer one is no shorter, whatever its new end is for.
+    OpenOptions::new().write(true).open(&path).and_then(|f| f.set_len(2 << 20)).expect("longer");
+    assert_eq!(e.block_on(d.write(0, vec![filled(4096, 1)])), Ok(()));
 }
 
 #[test]

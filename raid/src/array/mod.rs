@@ -133,6 +133,12 @@ impl<W: World> Array<W> {
         self.0.members.traffic()
     }
 
+    /// What people should be told of the members' health: the next sentence, when there is one.
+    /// For one listener.
+    pub async fn news(&self) -> String {
+        self.0.members.news().await
+    }
+
     /// UUID of the array.
     #[must_use]
     pub fn uuid(&self) -> u128 {

@@ -66,6 +66,16 @@ impl Live {
         self.0.code.get()
     }
 
+    /// From now on, what happens to members is said in the log.
+    pub fn tell_news(&self) {
+        let live = self.clone();
+        self.0.world.spawn("news", async move {
+            loop {
+                note(&live.0.array.news().await);
+            }
+        });
+    }
+
     /// From now on, a signal to end stops the array, unless it is in use: a daemon that goes when
     /// the machine shuts down would take the device from under the file systems on it.
     pub fn obey(&self, signals: OwnedFd) {

@@ -253,6 +253,7 @@ async fn live(
     let live = Live::new(&world, array, front, config);
     control::server::start(world.clone(), world.driver().clone(), listener, live.clone());
     live.obey(signals);
+    live.tell_news();
     teller.ready(&path);
     let code = live.ended().await;
     let _ = std::fs::remove_file(&socket);

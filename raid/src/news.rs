@@ -1,0 +1,137 @@
+//! What people are told of the members' health: whole sentences, in order, once each.
+//!
+//! What must hold: the array never waits for whoever listens, and what nobody hears is bounded: the
+//! oldest sentences are lost then (the simulator does not listen at all).
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use evenkeel_journal::DiskError;
+use evenkeel_journal::sync::Signal;
+
+/// Most sentences that wait to be told.
+const WAITING_MAX: usize = 256;
+
+/// What was being done to a member when it gave an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Doing {
+    Read,
+    Write,
+    Flush,
+    /// Whether it answers at all, after another one failed.
+    Ask,
+}
+
+impl Doing {
+    fn as_str(self) -> &'static str {
+        match self {
+            Doing::Read => "reading from it",
+            Doing::Write => "writing to it",
+            Doing::Flush => "flushing its cache",
+            Doing::Ask => "asking whether it answers",
+        }
+    }
+}
+
+/// The last error of a member; no error: there was no answer in time.
+pub(crate) type Trouble = (Doing, Option<DiskError>);
+
+/// Sentences that wait to be told.
+#[derive(Default)]
+pub(crate) struct News {
+    waiting: RefCell<VecDeque<String>>,
+    came: Signal,
+}
+
+impl News {
+    pub(crate) fn tell(&self, sentence: String) {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() == WAITING_MAX {
+            waiting.pop_front();
+        }
+        waiting.push_back(sentence);
+        drop(waiting);
+        self.came.notify();
+    }
+
+    pub(crate) async fn next(&self) -> String {
+        loop {
+            if let Some(sentence) = self.waiting.borrow_mut().pop_front() {
+                return sentence;
+            }
+            self.came.wait().await;
+        }
+    }
+}
+
+fn because(trouble: Option<Trouble>) -> String {
+    match trouble {
+        Some((doing, Some(e))) => format!("{} ended with: {e}", doing.as_str()),
+        Some((doing, None)) => format!("{} had no answer in time (--io-timeout)", doing.as_str()),
+        None => "it was failed by order".to_owned(),
+    }
+}
+
+/// A member's failure is recorded; `left` more may fail.
+pub(crate) fn failed(path: &str, trouble: Option<Trouble>, epoch: u64, left: usize) -> String {
+    let rest = match left {
+        0 => "No further member may fail: that would stop all writes.".to_owned(),
+        1 => "One more member may fail without loss of data.".to_owned(),
+        n => format!("{n} more members may fail without loss of data."),
+    };
+    format!(
+        "{path} failed: {}. It is out of the array from now on, which is recorded on the other \
+         members (epoch {epoch}). Nothing is lost, and requests go on. {rest}",
+        because(trouble)
+    )
+}
+
+/// One member too many failed.
+pub(crate) fn halted(path: &str, trouble: Option<Trouble>, gone: usize, members: usize) -> String {
+    format!(
+        "{path} failed: {}. {gone} of {members} members are out already, and the array tolerates \
+         no more. So this failure is not recorded, and no write is taken from now on; what can \
+         still be read is read. What was acknowledged is on the members and in the log. Bring \
+         {path} back, stop the array and start it again.",
+        because(trouble)
+    )
+}
+
+/// The first time that a member that stays could not be read.
+pub(crate) fn unreadable(path: &str, at: u64, e: DiskError) -> String {
+    format!(
+        "{path} could not be read at byte {at}: {e}. The other members give what it holds there. \
+         Such errors are counted in the status from now on, and not told one by one."
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::task::{Context, Poll, Waker};
+
+    #[test]
+    fn the_newest_are_told_in_order() {
+        let news = News::default();
+        for i in 0..WAITING_MAX + 3 {
+            news.tell(i.to_string());
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        for i in 3..WAITING_MAX + 3 {
+            let next = std::pin::pin!(news.next());
+            assert_eq!(next.poll(&mut cx), Poll::Ready(i.to_string()));
+        }
+        assert!(std::pin::pin!(news.next()).poll(&mut cx).is_pending());
+    }
+
+    #[test]
+    fn full_and_gone_are_told_apart() {
+        let gone = failed("/a", Some((Doing::Write, Some(DiskError::Gone))), 7, 1);
+        let full = failed("/a", Some((Doing::Write, Some(DiskError::Full))), 7, 0);
+        assert!(gone.contains("gone") && !gone.contains("full"), "{gone}");
+        assert!(full.contains("full") && !full.contains("gone"), "{full}");
+        assert!(gone.contains("One more member") && full.contains("No further member"));
+        assert!(failed("/a", None, 7, 2).contains("by order"));
+    }
+}
