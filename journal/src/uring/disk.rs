@@ -1,7 +1,7 @@
 //! Members: block devices and files, read and written past the page cache.
 //!
 //! What must hold (I6, I4): the descriptor that does the I/O holds the lock, a block device is
-//! opened O_EXCL besides. The kernel keeps the open file until the last operation on it has ended,
+//! opened O_EXCL besides, and a loop device's file is locked, too. The kernel keeps the open file until the last operation on it has ended,
 //! so a dead daemon's lock goes only when its late writes have.
 //!
 //! - *Flush* is fdatasync: on a block device it writes the page cache back and sends the device a
@@ -18,12 +18,12 @@
 //!   zeros where content was, so a file's size is looked at before each write.
 
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use io_uring::{opcode, squeue, types};
@@ -61,6 +61,44 @@ pub fn is_held(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EWOULDBLOCK | libc::ETXTBSY))
 }
 
+/// Two paths with the same identity are one disk, whatever they are called: links, bind mounts,
+/// nodes of one device, and loop devices, which are the same as their file.
+///
+/// # Errors
+/// If there is nothing at this path.
+pub fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    Ok(identity_of(&std::fs::metadata(path)?))
+}
+
+fn identity_of(meta: &Metadata) -> (u64, u64) {
+    if !meta.file_type().is_block_device() {
+        return (meta.dev(), meta.ino());
+    }
+    let file = backing_file(meta).and_then(|p| std::fs::metadata(p).ok());
+    file.map_or((u64::MAX, meta.rdev()), |file| identity_of(&file))
+}
+
+/// The file or device that all of a loop device lies on, as far as its path is known here.
+fn backing_file(meta: &Metadata) -> Option<PathBuf> {
+    if !meta.file_type().is_block_device() {
+        return None;
+    }
+    let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
+    let about = PathBuf::from(format!("/sys/dev/block/{major}:{minor}/loop"));
+    let offset = std::fs::read_to_string(about.join("offset")).ok()?;
+    let path = std::fs::read_to_string(about.join("backing_file")).ok()?;
+    // A part that begins elsewhere is another disk.
+    (offset.trim() == "0").then(|| PathBuf::from(path.trim_end_matches('\n')))
+}
+
+fn flock(file: &File, how: i32) -> io::Result<()> {
+    // SAFETY: an open descriptor.
+    if how != 0 && unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Discard {
     Command,
@@ -78,6 +116,8 @@ struct Inner {
     align: usize,
     discard: Cell<Discard>,
     id: (u64, u64),
+    /// Of a loop device: its file, locked like one that is a member itself.
+    _backing: Option<File>,
 }
 
 /// A member, opened and locked. Clones share it; the last one and the last operation close it.
@@ -113,15 +153,16 @@ impl UringDisk {
             Access::ReadOnly => libc::LOCK_SH,
             Access::Look => 0,
         };
-        // SAFETY: an open descriptor.
-        if lock != 0 && unsafe { libc::flock(file.as_raw_fd(), lock | libc::LOCK_NB) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        flock(&file, lock)?;
         // Of the open file, not of the path: it may be another one by now.
         let meta = file.metadata()?;
         let device = meta.file_type().is_block_device();
         let bytes = if device { device_bytes(file.as_raw_fd())? } else { meta.len() };
-        let id = if device { (u64::MAX, meta.rdev()) } else { (meta.dev(), meta.ino()) };
+        let backing = backing_file(&meta).and_then(|p| File::open(p).ok());
+        if let Some(file) = &backing {
+            flock(file, lock)?;
+        }
+        let id = identity_of(&meta);
         let align = if direct { alignment(&file, device) } else { 1 };
         Ok(UringDisk(Rc::new(Inner {
             file: RingFile::new(driver, OwnedFd::from(file)),
@@ -132,6 +173,7 @@ impl UringDisk {
             align,
             discard: Cell::new(if device { Discard::Command } else { Discard::Hole }),
             id,
+            _backing: backing,
         })))
     }
 

@@ -4,12 +4,10 @@
 //! are still under way hold it. A member whose lock is not gained then is missing for this start
 //! (I4); whether enough are left, the array decides.
 
-use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use evenkeel_journal::uring::disk::is_held;
+use evenkeel_journal::uring::disk::{identity, is_held};
 use evenkeel_journal::uring::{Access, UringDisk, UringWorld};
 use evenkeel_journal::world::World;
 use evenkeel_raid::{ArrayError, ErrorKind};
@@ -45,26 +43,37 @@ pub async fn open(
         }
         ids.push((id, path));
     }
+    // Every start locks in the same order, and none beyond one that it waits for: of many that
+    // come at once, the one that has the first gets all.
+    let mut order: Vec<usize> = (0..paths.len()).collect();
+    order.sort_by_key(|i| identity(&paths[*i]).ok());
     let mut slots: Vec<Option<UringDisk>> = vec![None; paths.len()];
     let mut missing = vec![false; paths.len()];
     let (begin, mut said) = (world.now(), false);
     loop {
         let mut held = Vec::new();
-        for (i, path) in paths.iter().enumerate() {
-            if slots[i].is_some() || missing[i] {
+        let over = world.now() - begin >= patience;
+        for i in &order {
+            let path = &paths[*i];
+            if slots[*i].is_some() || missing[*i] {
                 continue;
             }
             match UringDisk::open(world.driver(), path, access) {
-                Ok(disk) => slots[i] = Some(disk),
-                Err(e) if is_held(&e) => held.push(path.clone()),
+                Ok(disk) => slots[*i] = Some(disk),
+                Err(e) if is_held(&e) => {
+                    held.push(path.clone());
+                    if !over {
+                        break;
+                    }
+                }
                 Err(e) => {
-                    missing[i] = true;
+                    missing[*i] = true;
                     teller.note(&format!("Warning: {} cannot be opened: {e}.", path.display()));
                 }
             }
         }
         let waited = world.now() - begin;
-        if held.is_empty() || waited >= patience {
+        if held.is_empty() || over {
             return finish(slots, held, teller);
         }
         if !said && waited >= Duration::from_secs(1) {
@@ -102,13 +111,6 @@ fn finish(
             Ok(Members { disks, held })
         }
     }
-}
-
-/// Two paths with the same identity are one disk.
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let meta = std::fs::metadata(path)?;
-    let device = meta.file_type().is_block_device();
-    Ok(if device { (u64::MAX, meta.rdev()) } else { (meta.dev(), meta.ino()) })
 }
 
 #[cfg(test)]

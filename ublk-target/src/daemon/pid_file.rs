@@ -8,10 +8,16 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use evenkeel_raid::{ArrayError, ErrorKind};
 
 use super::failed;
+
+/// How long the end of a process is waited for that has been killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PF_EXITING: u64 = 4;
+const KILL: u64 = 1 << (libc::SIGKILL - 1);
 
 /// The file, locked. Dropping it removes it.
 pub struct PidFile {
@@ -20,13 +26,14 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Takes the file for this process.
+    /// Takes the file for this process. Waits for one that was killed and is still there.
     ///
     /// # Errors
     /// `Held` if another daemon has it.
     pub fn take(run_dir: &Path, name: &str) -> Result<PidFile, ArrayError> {
         let path = run_dir.join(format!("{name}.pid"));
         let cannot = |e: io::Error| failed(format!("{} cannot be used: {e}.", path.display()));
+        let begun = Instant::now();
         loop {
             let mut file = File::options()
                 .read(true)
@@ -43,6 +50,10 @@ impl PidFile {
                 }
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
+                if is_dying(pid.trim()) && begun.elapsed() < PATIENCE {
+                    std::thread::sleep(Duration::from_millis(10));
+                    continue;
+                }
                 let text = format!("The array \"{name}\" is held by process {}.", pid.trim());
                 return Err(ArrayError::new(ErrorKind::Held, text));
             }
@@ -61,6 +72,27 @@ impl PidFile {
             return Ok(PidFile { path, _file: file });
         }
     }
+}
+
+/// Whether this process is about to end, so that its lock will go by itself.
+fn is_dying(pid: &str) -> bool {
+    if pid.is_empty() || !pid.bytes().all(|b| b.is_ascii_digit()) {
+        return false;
+    }
+    let read = |what: &str| std::fs::read_to_string(format!("/proc/{pid}/{what}"));
+    let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else { return true };
+    // The name, in brackets, may hold anything.
+    let fields: Vec<&str> = match stat.rsplit_once(") ") {
+        Some((_, rest)) => rest.split(' ').collect(),
+        None => return false,
+    };
+    let flags = fields.get(6).and_then(|f| f.parse::<u64>().ok()).unwrap_or_default();
+    let ended = matches!(fields.first(), Some(&("Z" | "X")));
+    let killed = status.lines().any(|line| {
+        let pending = line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:"));
+        pending.is_some_and(|p| u64::from_str_radix(p.trim(), 16).is_ok_and(|p| p & KILL != 0))
+    });
+    ended || killed || flags & PF_EXITING != 0
 }
 
 impl Drop for PidFile {
@@ -86,6 +118,13 @@ mod tests {
         drop(a);
         assert!(!dir.join("a.pid").exists());
         assert!(PidFile::take(&dir, "a").is_ok());
+        assert!(!is_dying(&std::process::id().to_string()) && !is_dying(""));
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("a child");
+        assert!(!is_dying(&child.id().to_string()));
+        child.kill().expect("killed");
+        assert!(is_dying(&child.id().to_string()), "killed, whether or not it has ended");
+        child.wait().expect("it ends");
+        assert!(is_dying(&child.id().to_string()), "gone");
         let _ = std::fs::remove_dir_all(dir);
     }
 }
