@@ -5,214 +5,27 @@
 //! every write was acknowledged as durable.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use evenkeel_journal::commit::ColumnHeader;
-use evenkeel_journal::{BLOCK, Buf, Slice};
-use evenkeel_raid::{Ack, Array, ErrorKind, StartOptions};
+use evenkeel_journal::BLOCK;
+use evenkeel_raid::{Ack, ErrorKind};
 use evenkeel_tests::checkers::parity::describe;
 use evenkeel_tests::crash::subsets;
-use evenkeel_tests::evenkeel::{Evenkeel, setups};
-use evenkeel_tests::sim::{Image, Mode, SimWorld, Simulation, Snapshot, Survivors};
-use evenkeel_tests::subject::{Setup, Subject};
+use evenkeel_tests::damage::{
+    LIMIT, Running, SECTOR, SUPERBLOCK, assert_content, assert_untouched, bytes_of, columns, flip,
+    kept, options, overwrite_log, put, setup, start, superblocks, u64_at,
+};
+use evenkeel_tests::sim::{Image, Mode, Survivors};
 
-const LIMIT: Duration = Duration::from_secs(60);
-/// Bytes of a sector: what a write is torn at.
-const SECTOR: usize = 512;
-const LOG_OFFSET: u64 = 131_072;
-const SUPERBLOCK: u64 = 16384;
 const N: usize = 6;
 const M: usize = 2;
 
-fn setup() -> Setup {
-    setups().into_iter().find(|s| s.name == "raid6-4+2").expect("a geometry")
-}
-
-fn options(ack: Ack, read_only: bool) -> StartOptions {
-    StartOptions { ack, read_only, ..StartOptions::default() }
-}
-
-/// An array that runs, and what it holds.
-struct Running {
-    sim: Simulation,
-    array: Array<SimWorld>,
-    content: Vec<u8>,
-}
-
-impl Running {
-    /// A new array whose first three stripes are whole and in their slots.
-    fn new(ack: Ack) -> Running {
-        let setup = setup();
-        let sim = Simulation::new(5, &Survivors::new(N, setup.member));
-        let (world, disks) = (sim.world(), sim.disks());
-        let array = sim.run(LIMIT, async move {
-            Evenkeel::create(&world, &disks, &setup).await.expect("created");
-            Array::start(&world, &disks, &options(ack, false), &|_| ()).await.expect("started")
-        });
-        let array = array.expect("it runs");
-        let content = vec![0; array.size_bytes() as usize];
-        let mut running = Running { sim, array, content };
-        for stripe in 0..3 {
-            running.write(stripe * 8, 8, stripe as u8 + 1);
-        }
-        running
-    }
-
-    /// Writes blocks; every block of it is different.
-    fn write(&mut self, block: usize, count: usize, value: u8) {
-        let bytes: Vec<u8> = (0..count * BLOCK)
-            .map(|i| value.wrapping_mul(31).wrapping_add((i / 7 + i / BLOCK) as u8) | 1)
-            .collect();
-        let at = block * BLOCK;
-        self.content[at..at + bytes.len()].copy_from_slice(&bytes);
-        let array = self.array.clone();
-        let done = self
-            .sim
-            .run(LIMIT, async move { array.write(at as u64, Slice::copy_of(&bytes), false).await });
-        assert_eq!(done, Ok(Ok(())));
-    }
-
-    /// Some parts of stripes: one block, several, and over the end of a stripe.
-    fn write_parts(&mut self) {
-        for (value, (block, count)) in [(1, 1), (10, 3), (22, 4), (5, 1)].into_iter().enumerate() {
-            self.write(block, count, value as u8 + 11);
-        }
-    }
-
-    fn sleep(&self, millis: u64) {
-        let world = self.sim.world();
-        let sleep = async move {
-            evenkeel_journal::World::sleep(&world, Duration::from_millis(millis)).await;
-        };
-        assert_eq!(self.sim.run(LIMIT, sleep), Ok(()));
-    }
-}
-
-/// What became of a start.
-struct Started {
-    content: Result<Vec<u8>, ErrorKind>,
-    left: Snapshot,
-    writes: u64,
-}
-
-fn start(from: &Survivors, how: StartOptions) -> Started {
-    // Another seed for each, or two starts would make rings of one name.
-    let sim = Simulation::new(17 + u64::from(how.read_only), from);
-    let (world, disks) = (sim.world(), sim.disks());
-    let ran = sim.run(LIMIT, async move {
-        let array = Array::start(&world, &disks, &how, &|_| ()).await.map_err(|e| e.kind)?;
-        let mut content = Vec::new();
-        while (content.len() as u64) < array.size_bytes() {
-            let rest = array.size_bytes() as usize - content.len();
-            let (done, buf) = array.read(content.len() as u64, Buf::new(rest.min(1 << 20))).await;
-            done.expect("it reads");
-            content.extend_from_slice(&buf);
-        }
-        Ok(content)
-    });
-    let counters = sim.counters();
-    let writes = counters.iter().map(|c| c.writes + c.flushes + c.discards).sum();
-    Started { content: ran.expect("it ends"), left: sim.snapshot(), writes }
-}
-
-/// Asserts that a start left the disks, and the rings that were there, as they were.
-fn assert_untouched(from: &Survivors, started: &Started, what: &str) {
-    assert_eq!(started.writes, 0, "{what}: something was written");
-    let left = started.left.leave();
-    for (was, is) in from.disks.iter().zip(&left.disks) {
-        assert_eq!((was.id, was.digest()), (is.id, is.digest()), "{what}: a disk has changed");
-    }
-    for (id, ring) in &from.rings {
-        let is = left.rings.get(id).map(Image::digest);
-        assert_eq!(is, Some(ring.digest()), "{what}: a ring has changed");
-    }
-}
-
-fn assert_content(got: &Result<Vec<u8>, ErrorKind>, wanted: &[u8], what: &str) {
-    match got {
-        Err(kind) => panic!("{what}: the start was refused ({kind:?})"),
-        Ok(got) => {
-            let at = got.iter().zip(wanted).position(|(a, b)| a != b);
-            assert_eq!((at, got.len()), (None, wanted.len()), "{what}: first wrong byte");
-        }
-    }
-}
-
-/// A column of the log.
-#[derive(Clone, Debug)]
-struct Column {
-    disk: usize,
-    /// The blocks that it takes, header first: byte of the disk.
-    blocks: Vec<u64>,
-    header: ColumnHeader,
-}
-
-fn u64_at(image: &Image, at: u64) -> u64 {
-    let mut b = [0; 8];
-    image.read(at, &mut b);
-    u64::from_le_bytes(b)
-}
-
-/// All columns of the log by commit, oldest first.
-fn columns(from: &Survivors) -> BTreeMap<u64, Vec<Column>> {
-    let mut found: BTreeMap<u64, Vec<Column>> = BTreeMap::new();
-    for disk in &from.disks {
-        let image = disk.view();
-        let mut id = [0; 16];
-        image.read(4096 + 16, &mut id);
-        let rows = u64_at(&image, 4096 + 192);
-        for row in 0..rows {
-            let mut block = vec![0; BLOCK];
-            image.read(LOG_OFFSET + row * BLOCK as u64, &mut block);
-            let header = ColumnHeader::decode(&block, u128::from_le_bytes(id), row);
-            let Ok(Some(header)) = header else { continue };
-            let column = usize::from(header.column);
-            let data = column < usize::from(header.width);
-            let payload =
-                if data { header.blocks_in(column) } else { header.rows as usize - 1 } as u64;
-            let byte = |i: u64| LOG_OFFSET + (row + i) % rows * BLOCK as u64;
-            let blocks = (0..=payload).map(byte).collect();
-            let column = Column { disk: disk.id, blocks, header };
-            found.entry(column.header.number.0).or_default().push(column);
-        }
-    }
-    found
-}
-
-/// The commits that replay needs, and the last one that a header knows as durable.
-fn kept(all: &BTreeMap<u64, Vec<Column>>) -> (u64, u64) {
-    let newest = &all.values().next_back().expect("there are commits")[0].header;
-    let headers = all.values().flatten().map(|c| c.header.durable.0);
-    (newest.tail.0, headers.max().expect("there are headers"))
-}
-
-fn flip(from: &mut Survivors, disk: usize, at: u64) {
-    let image = from.disks.iter_mut().find(|d| d.id == disk).expect("it is there").medium_mut();
-    let mut b = [0];
-    image.read(at, &mut b);
-    image.write(at, &[b[0] ^ 0x10]);
-}
-
-/// The bytes of a column, or of its place in another image.
-fn bytes_of(from: &Survivors, c: &Column) -> Vec<u8> {
-    let image = from.disks.iter().find(|d| d.id == c.disk).expect("it is there").view();
-    let mut bytes = vec![0; c.blocks.len() * BLOCK];
-    for (block, at) in bytes.chunks_mut(BLOCK).zip(&c.blocks) {
-        image.read(*at, block);
-    }
-    bytes
-}
-
-fn put(from: &mut Survivors, c: &Column, bytes: &[u8]) {
-    let disk = from.disks.iter_mut().find(|d| d.id == c.disk).expect("it is there");
-    for (block, at) in bytes.chunks(BLOCK).zip(&c.blocks) {
-        disk.medium_mut().write(*at, block);
-    }
+fn running(ack: Ack) -> Running {
+    Running::new(&setup("raid6-4+2"), 5, ack)
 }
 
 #[test]
 fn a_last_commit_torn_at_any_sector_is_a_torn_tail() {
-    let mut running = Running::new(Ack::Durable);
+    let mut running = running(Ack::Durable);
     running.write_parts();
     let old = running.content.clone();
     let before = running.sim.snapshot().survive(Mode::PowerNone);
@@ -254,7 +67,7 @@ fn a_last_commit_torn_at_any_sector_is_a_torn_tail() {
 
 #[test]
 fn what_is_wrong_on_up_to_m_members_is_healed() {
-    let mut running = Running::new(Ack::Durable);
+    let mut running = running(Ack::Durable);
     running.write_parts();
     running.sleep(150);
     let from = running.sim.snapshot().survive(Mode::PowerNone);
@@ -292,11 +105,7 @@ fn what_is_wrong_on_up_to_m_members_is_healed() {
     // The whole log of m members is overwritten.
     for set in subsets(N, M, &[]).iter().filter(|s| s.len() == M) {
         let mut damaged = from.clone();
-        let rows = u64_at(&from.disks[0].view(), 4096 + 192);
-        for disk in set {
-            let garbage = vec![0xa5; rows as usize * BLOCK];
-            damaged.disks[*disk].medium_mut().write(LOG_OFFSET, &garbage);
-        }
+        overwrite_log(&mut damaged, set);
         let started = start(&damaged, options(Ack::Durable, false));
         assert_content(&started.content, &running.content, "a log overwritten");
         let left = started.left.survive(Mode::PowerNone);
@@ -308,7 +117,7 @@ fn what_is_wrong_on_up_to_m_members_is_healed() {
 
 #[test]
 fn a_durable_commit_damaged_on_more_than_m_members_is_refused() {
-    let mut running = Running::new(Ack::Durable);
+    let mut running = running(Ack::Durable);
     running.write_parts();
     running.sleep(150);
     let from = running.sim.snapshot().survive(Mode::PowerNone);
@@ -339,10 +148,10 @@ fn a_durable_commit_damaged_on_more_than_m_members_is_refused() {
 
 #[test]
 fn one_whole_superblock_copy_of_a_member_is_enough() {
-    let mut running = Running::new(Ack::Durable);
+    let mut running = running(Ack::Durable);
     running.write_parts();
     let from = running.sim.snapshot().survive(Mode::PowerNone);
-    let copies = [4096, 65536, setup().member - SUPERBLOCK];
+    let copies = superblocks(&setup("raid6-4+2"));
     for disk in 0..N {
         for set in subsets(3, 2, &[]) {
             for byte in [0, 20, 57, 100, 300, 3000, SUPERBLOCK - 1] {
@@ -362,7 +171,7 @@ fn one_whole_superblock_copy_of_a_member_is_enough() {
 
 #[test]
 fn a_ring_that_is_needed_and_damaged_or_gone_is_refused() {
-    let mut running = Running::new(Ack::Cached);
+    let mut running = running(Ack::Cached);
     running.write_parts();
     let from = running.sim.snapshot().survive(Mode::Process(3));
     let started = start(&from, options(Ack::Cached, false));
@@ -410,7 +219,7 @@ fn a_ring_that_is_needed_and_damaged_or_gone_is_refused() {
 
 #[test]
 fn a_read_only_start_writes_nothing_and_reads_the_same() {
-    let mut running = Running::new(Ack::Durable);
+    let mut running = running(Ack::Durable);
     let array = running.array.clone();
     assert_eq!(running.sim.run(LIMIT, async move { array.destage_all().await }), Ok(Ok(())));
     running.write_parts();

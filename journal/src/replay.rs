@@ -76,8 +76,10 @@ pub struct KeptCommit {
 /// What the log holds.
 #[derive(Debug)]
 pub struct LogContents {
-    /// The commits that count, oldest first; never empty.
+    /// The commits that count, oldest first; empty only if the log begins anew.
     pub commits: Vec<KeptCommit>,
+    /// Nothing of the log is kept: it begins anew, with records above this LSN.
+    pub anew: Option<Lsn>,
     /// Highest commit number in any header.
     pub max_number: CommitNumber,
     /// Highest LSN in any header.
@@ -86,20 +88,54 @@ pub struct LogContents {
     pub torn_bytes: u64,
     /// Commits found beyond the end.
     pub torn_commits: u64,
+    /// Where headers of commits beyond the end lie: member, row. None lies in what is kept.
+    pub dropped: Vec<(MemberIndex, u64)>,
+}
+
+/// A log as it was found: what can be kept of it, and what is wrong.
+#[derive(Debug)]
+pub struct Survey {
+    /// All of the log where nothing is wrong; else the longest part of it that is whole, beginning
+    /// with the oldest commit that was still needed (`anew`, if that one is gone).
+    pub contents: LogContents,
+    /// What is wrong.
+    pub damage: Option<LogError>,
 }
 
 impl LogContents {
     /// The last commit that counts.
+    ///
+    /// # Panics
+    /// If the log begins anew.
     #[must_use]
     pub fn last(&self) -> &KeptCommit {
-        self.commits.last().expect("a log's contents are never empty")
+        self.commits.last().expect("a log has commits unless it begins anew")
+    }
+
+    /// The newest LSN up to the end of what is kept.
+    #[must_use]
+    pub fn end_lsn(&self) -> Lsn {
+        let end = self.commits.last().map(|c| c.header.lsn_last);
+        end.into_iter().chain(self.anew).max().unwrap_or_default()
     }
 
     /// Where the log goes on, for a new incarnation.
     #[must_use]
     pub fn start(&self, g: &LogGeometry, incarnation: u64) -> LogStart {
-        let last = &self.last().header;
-        let first = &self.commits[0].header;
+        let (Some(last), Some(first)) = (self.commits.last(), self.commits.first()) else {
+            let lsn = self.end_lsn().next();
+            return LogStart {
+                incarnation,
+                number: CommitNumber(self.max_number.0 + g.rows + 1),
+                prev: CommitNumber(0),
+                prev_crc: 0,
+                row: 0,
+                lsn,
+                kept: Vec::new(),
+                first_lsn: lsn,
+            };
+        };
+        let (last, first) = (&last.header, &first.header);
         let kept = self
             .commits
             .iter()
@@ -143,7 +179,19 @@ struct Whole {
 
 impl<D: Disk> LogReader<'_, D> {
     /// Reads all log areas and decides which commits count.
+    ///
+    /// # Errors
+    /// What is wrong with the log.
     pub async fn read(&self, progress: &dyn Fn(u64, u64)) -> Result<LogContents, LogError> {
+        let survey = self.survey(progress).await?;
+        survey.damage.map_or(Ok(survey.contents), Err)
+    }
+
+    /// The same, and what is left of a log that is damaged.
+    ///
+    /// # Errors
+    /// If a newer program wrote it.
+    pub async fn survey(&self, progress: &dyn Fn(u64, u64)) -> Result<Survey, LogError> {
         let groups = self.scan(progress).await?;
         let mut order: Vec<usize> = (0..groups.len()).collect();
         order.sort_by_key(|i| std::cmp::Reverse(groups[*i].header.number));
@@ -154,17 +202,52 @@ impl<D: Disk> LogReader<'_, D> {
             by_number.entry(h.number).or_default().push(*i);
             by_prev.entry((h.prev_number, h.prev_crc)).or_default().push(*i);
         }
-        // Case H: no header at all; a log that was created has one.
-        let max_number = groups.iter().map(|g| g.header.number).max().ok_or(LogError::Missing)?;
+        let max_number = groups.iter().map(|g| g.header.number).max().unwrap_or_default();
         let max_lsn = groups.iter().map(|g| g.header.lsn_last).max().unwrap_or_default();
         let known = groups.iter().map(|g| g.header.durable).max().unwrap_or_default();
 
+        let rows = self.geometry.rows;
+        let contents = |commits: Vec<KeptCommit>, last: CommitNumber| {
+            let torn: Vec<&Group> = groups.iter().filter(|g| g.header.number > last).collect();
+            // From the first row of what is kept, how far each lies behind it.
+            let first = commits.first().map_or(0, |c| c.header.row);
+            let behind = |row: u64| (row + rows - first) % rows;
+            let kept =
+                commits.last().map_or(0, |c| behind(c.header.row) + u64::from(c.header.rows));
+            let places = |g: &&Group| -> Vec<(MemberIndex, u64)> {
+                let row = g.header.row;
+                let there = if behind(row) < kept { &[][..] } else { &g.columns[..] };
+                there.iter().map(|(_, member, _)| (*member, row)).collect()
+            };
+            LogContents {
+                anew: commits.is_empty().then_some(max_lsn),
+                commits,
+                max_number,
+                max_lsn,
+                torn_bytes: torn
+                    .iter()
+                    .map(|g| u64::from(g.header.payload_blocks) * BLOCK as u64)
+                    .sum(),
+                torn_commits: torn.len() as u64,
+                dropped: torn.iter().flat_map(places).collect(),
+            }
+        };
+        let nothing = |damage| Survey {
+            contents: contents(Vec::new(), CommitNumber(0)),
+            damage: Some(damage),
+        };
+        // Case H: no header at all; a log that was created has one.
+        if groups.is_empty() {
+            return Ok(nothing(LogError::Missing));
+        }
+
         // Case I: the newest whole commit whose tail is whole, too; that tail is the beginning.
-        let mut begin = None;
+        let (mut begin, mut newest_tail) = (None, None);
         'newest: for i in &order {
             if self.load(&groups[*i]).await?.is_none() {
                 continue;
             }
+            newest_tail = newest_tail.or(Some(groups[*i].header.tail));
             for t in by_number.get(&groups[*i].header.tail).into_iter().flatten() {
                 if let Some(commit) = self.load(&groups[*t]).await? {
                     begin = Some((*t, commit));
@@ -174,7 +257,7 @@ impl<D: Disk> LogReader<'_, D> {
         }
         let Some((mut at, first)) = begin else {
             // Case J: no commit is whole together with its tail.
-            return Err(LogError::Damaged { last_whole: CommitNumber(0), durable: known });
+            return Ok(nothing(LogError::Damaged { last_whole: CommitNumber(0), durable: known }));
         };
 
         // Case K: from there on, successor by successor. Of two the higher number counts: the
@@ -199,16 +282,15 @@ impl<D: Disk> LogReader<'_, D> {
         let last = groups[at].header.number;
         // Case M: some header knew a later commit as durable: what was promised is gone.
         if known > last {
-            return Err(LogError::Damaged { last_whole: last, durable: known });
+            let damage = LogError::Damaged { last_whole: last, durable: known };
+            // Commits before the tail that counts say what newer ones have superseded.
+            if newest_tail != Some(commits[0].header.number) {
+                return Ok(nothing(damage));
+            }
+            return Ok(Survey { contents: contents(commits, last), damage: Some(damage) });
         }
         // Case L: nobody did, so what lies beyond is a torn tail, and is dropped.
-        let torn = groups.iter().filter(|g| g.header.number > last);
-        let (mut torn_commits, mut torn_bytes) = (0, 0);
-        for g in torn {
-            torn_commits += 1;
-            torn_bytes += u64::from(g.header.payload_blocks) * BLOCK as u64;
-        }
-        Ok(LogContents { commits, max_number, max_lsn, torn_bytes, torn_commits })
+        Ok(Survey { contents: contents(commits, last), damage: None })
     }
 
     /// Looks at every block of every log area for a header.

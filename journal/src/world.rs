@@ -15,6 +15,8 @@ pub struct RunIdentity {
     pub boot: u128,
     /// The run directory's own random identity.
     pub run_dir: u128,
+    /// This machine, for as long as its system is not installed anew; 0 if it has no identity.
+    pub host: u128,
 }
 
 /// Ring memory: it survives the process (shared memory), or power too (persistent memory).

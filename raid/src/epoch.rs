@@ -41,7 +41,7 @@ pub struct Decision {
     pub epoch: Superblock,
     /// Which disk is which current member: index in the table → index in what was found.
     pub current: Vec<Option<usize>>,
-    /// Disks that are members, but of an older epoch.
+    /// Disks that are members, but of an older epoch, or that failed.
     pub stale: Vec<usize>,
     /// Some current member does not bear the epoch on both copies B and C. They must before a
     /// newer one is prepared over copy A, or a cut would leave it with the parent alone.
@@ -158,29 +158,27 @@ impl Decision {
         let (k, n) = (self.epoch.geometry.data, self.current.len());
         let present = self.current.iter().flatten().count();
         let absent = self.absent();
-        let names: Vec<String> = absent
-            .iter()
-            .map(|i| format!("{i} ({})", uuid::Uuid::from_u128(self.epoch.members[*i].uuid)))
-            .collect();
         // Case EK: too few to give the content.
         if present < k {
-            let stale = if self.stale.is_empty() {
-                String::new()
-            } else {
-                format!(" {} of the disks given are stale or failed.", self.stale.len())
+            let (kind, stale) = match self.stale.len() {
+                0 => (ErrorKind::TooFew, String::new()),
+                s if present + s >= k => (
+                    ErrorKind::Disagree,
+                    format!(
+                        " With the {s} that are stale or failed there would be enough, but those \
+                         miss what was written since."
+                    ),
+                ),
+                s => (ErrorKind::TooFew, format!(" {s} more are stale or failed.")),
             };
             return Err(ArrayError::new(
-                if self.stale.len() + present >= k {
-                    ErrorKind::Disagree
-                } else {
-                    ErrorKind::TooFew
-                },
+                kind,
                 format!(
                     "The array {} has {n} members and needs {k} current ones; {present} are here. \
                      Missing: {}.{stale} Nothing was written; what is on the disks is as it was. \
                      Bring back the missing members and start again.",
                     self.epoch.name,
-                    names.join(", ")
+                    self.names(&absent)
                 ),
             ));
         }
@@ -194,11 +192,51 @@ impl Decision {
                      written. If they did not go on, start with --accept-missing; if they did, \
                      what was written since would be given up.",
                     self.epoch.name,
-                    names.join(", ")
+                    self.names(&absent)
                 ),
             ));
         }
         Ok(())
+    }
+
+    /// Index and UUID of some members, for people.
+    fn names(&self, members: &[usize]) -> String {
+        if members.is_empty() {
+            return "none but those that failed before".into();
+        }
+        let uuid = |i: &usize| uuid::Uuid::from_u128(self.epoch.members[*i].uuid);
+        let names: Vec<String> = members.iter().map(|i| format!("{i} ({})", uuid(i))).collect();
+        names.join(", ")
+    }
+
+    /// What a start without some members has to say, if there are any.
+    #[must_use]
+    pub fn notice_of_absent(&self, read_only: bool) -> Option<String> {
+        let absent = self.absent();
+        if absent.is_empty() {
+            return None;
+        }
+        let (name, names) = (&self.epoch.name, self.names(&absent));
+        Some(if absent.len() >= self.epoch.geometry.data {
+            format!(
+                "Warning: the array {name} is started without the members {names}, which are \
+                 enough to have gone on without those that are here. If they did, everything that \
+                 was acknowledged since is on them alone. {}",
+                if read_only {
+                    "Nothing is changed by this."
+                } else {
+                    "From now on it is given up: do not start them by themselves."
+                }
+            )
+        } else {
+            let gone = self.current.iter().filter(|c| c.is_none()).count();
+            let more = self.epoch.geometry.parity.saturating_sub(gone);
+            format!(
+                "Warning: of the array {name} the members {names} are absent. It is started \
+                 without them and can lose {more} more.{}",
+                if read_only { "" } else { " From now on what they hold is old." }
+            )
+        })
     }
 }
 

@@ -27,6 +27,8 @@ pub const MEMBER_GRAIN: u64 = 65536;
 pub const SLOT_RESERVE: u64 = 64;
 /// Largest request in blocks.
 pub const MAX_REQUEST_BLOCKS: u64 = 256;
+/// Places of the ring at most.
+pub const CACHE_BLOCKS_MAX: u64 = 1 << 28;
 
 /// The shape of an array. It changes only by growing (its generation rises).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,10 +94,14 @@ impl Geometry {
         48 + self.members() * self.chunk_blocks as usize * 4
     }
 
-    /// Rows that one Place takes at most.
+    /// Rows that a stripe is charged for its Place: what one takes at most, and at least one more
+    /// than a commit of one Place alone takes. That one pays for the fence of the next start,
+    /// should this one be cut: so cut starts in a row never use up the log.
     #[must_use]
     pub fn place_rows(&self) -> u64 {
-        evenkeel_journal::commit::rows_at_most(0, self.place_record_bytes(), self.data)
+        let bytes = self.place_record_bytes();
+        let most = evenkeel_journal::commit::rows_at_most(0, bytes, self.data);
+        if bytes <= evenkeel_journal::commit::INLINE_MAX { most } else { most + 1 }
     }
 
     /// What the log needs to know.
@@ -261,7 +267,7 @@ impl Geometry {
         let least = 2 * g.max_request_blocks() + 16;
         let default = (64 << 20).min(g.device_blocks() * block / 4);
         g.cache_blocks = (cache_bytes.unwrap_or(default) / block).max(least);
-        if g.cache_blocks > 1 << 28 {
+        if g.cache_blocks > CACHE_BLOCKS_MAX {
             return usage("A cache of more than 1T is not possible.".into());
         }
         Ok(g)

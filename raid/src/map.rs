@@ -61,6 +61,7 @@ pub struct Map {
     unsaved: BTreeMap<u64, Unsaved>,
     pages: Vec<Page>,
     roots: Vec<u64>,
+    newest: Lsn,
 }
 
 /// A page on its way to its home.
@@ -86,6 +87,7 @@ impl Map {
             unsaved: BTreeMap::new(),
             pages: vec![Page::default(); pages],
             roots: vec![0; (geometry.root_pages() * ROOT_BITS / 64) as usize],
+            newest: Lsn(0),
         }
     }
 
@@ -93,6 +95,18 @@ impl Map {
     #[must_use]
     pub fn get(&self, stripe: Stripe) -> Entry {
         self.entries[stripe.0 as usize]
+    }
+
+    /// The newest record that had been given out when one of the pages was made that were loaded.
+    #[must_use]
+    pub fn newest(&self) -> Lsn {
+        self.newest
+    }
+
+    /// The stripes that have a slot, with their entries.
+    pub fn entries(&self) -> impl Iterator<Item = (Stripe, Entry)> + '_ {
+        let all = self.entries.iter().enumerate().map(|(i, e)| (Stripe(i as u64), *e));
+        all.filter(|(_, e)| e.slot.is_some())
     }
 
     /// Stripes that have a slot.
@@ -298,6 +312,7 @@ impl Map {
             let page = page as u64;
             let Some(b) = block else { continue };
             let (generation, place) = (get_u64(b, 40), b[32]);
+            map.newest = map.newest.max(Lsn(get_u64(b, 48)));
             map.pages[page as usize] = Page { generation, place };
             for (member, at) in geometry.page_copies(page, place) {
                 let here = at_newest.get(&(page, member.0)).copied().unwrap_or(0);

@@ -43,13 +43,12 @@ pub struct StartOptions {
     pub read_only: bool,
     /// Start although k or more members of the newest epoch are absent.
     pub accept_missing: bool,
-    /// Start although the log is damaged or missing, giving up what it held.
+    /// Start although the log or the ring is damaged or missing, giving up what it held; and
+    /// although another machine may hold the array.
     pub force: bool,
     /// How long an operation on a member may take before the member counts as failed; None:
     /// [`crate::hung::IO_TIMEOUT`].
     pub io_timeout: Option<std::time::Duration>,
-    /// The id of the front end's device, for people (`device` in the status is set separately).
-    pub host: u128,
 }
 
 /// What is being done while an array starts.
@@ -57,6 +56,8 @@ pub struct StartOptions {
 pub enum Progress {
     /// Reading the log: bytes read so far, bytes in all.
     ReadLog(u64, u64),
+    /// Making parity right after a start by force: stripes so far, stripes in all.
+    Parity(u64, u64),
     /// Applying the log: records so far, records in all.
     Replay(u64, u64),
 }

@@ -106,7 +106,7 @@ pub(crate) fn recover(
             r.apply(logged.lsn, &logged.record, |i| Source::Log(c, first + i), Some((c, first)))?;
         }
     }
-    let end = log.last().header.lsn_last;
+    let end = log.end_lsn();
     let mut adopted: Vec<Adopted> = Vec::new();
     for found in ring.iter().flat_map(|r| &r.records).filter(|r| r.lsn > end) {
         // Case QF: a Parity that is not in the log: nothing of it was written in place.

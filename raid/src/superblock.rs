@@ -9,7 +9,7 @@ use evenkeel_journal::bytes::{
 use evenkeel_journal::{Buf, Lsn};
 
 use crate::codec::Level;
-use crate::geometry::{Geometry, SUPERBLOCK_BYTES};
+use crate::geometry::{CACHE_BLOCKS_MAX, Geometry, SUPERBLOCK_BYTES};
 use crate::status::MemberState;
 
 /// First bytes of a member's superblock.
@@ -29,6 +29,9 @@ pub const HISTORY: usize = 64;
 
 const AT_CRC: usize = 56;
 const AT_NAME: usize = 352;
+const AT_HOST: usize = 496;
+const FLAG_CLEAN: u32 = 1;
+const FLAG_UNEVEN: u32 = 2;
 const AT_HISTORY: usize = 512;
 const AT_MEMBERS: usize = 2048;
 const HISTORY_ENTRY: usize = 24;
@@ -69,8 +72,15 @@ pub struct Superblock {
     pub parent: u128,
     /// Prepared or in force.
     pub phase: Phase,
+    /// Features that may be ignored, as they were found: known or not, they are kept.
+    pub compat: u64,
+    /// Features that must be known to write, as they were found.
+    pub ro_compat: u64,
     /// The last stop emptied the log.
     pub clean: bool,
+    /// Parity may not fit its data: a start that gave up a part of the log has not ended yet. The
+    /// next start that writes makes it right before requests are taken.
+    pub uneven: bool,
     /// Rises when the array grows.
     pub generation: u32,
     /// Shape.
@@ -81,6 +91,8 @@ pub struct Superblock {
     pub run_dir: u128,
     /// Ring of the daemon that holds it; 0 for none.
     pub ring: u128,
+    /// Machine whose daemon holds it; 0 if that is not known.
+    pub host: u128,
     /// Seconds since 1970 when it was made.
     pub created: u64,
     /// Name.
@@ -128,6 +140,15 @@ fn state_from(n: u8) -> Option<MemberState> {
 }
 
 impl Superblock {
+    /// Why this version may read the member but not write to it, if that is so.
+    #[must_use]
+    pub fn read_only_because(&self) -> Option<String> {
+        let unknown = self.ro_compat & !RO_COMPAT_KNOWN;
+        (unknown != 0).then(|| {
+            format!("it uses features that this program must know to write (flags {unknown:#x})")
+        })
+    }
+
     /// Own identity.
     #[must_use]
     pub fn uuid(&self) -> u128 {
@@ -145,7 +166,11 @@ impl Superblock {
         put_u64(&mut b, 48, at);
         put_u32(&mut b, 60, SUPERBLOCK_BYTES as u32);
         put_u32(&mut b, 104, u32::from(self.phase == Phase::InForce) + 1);
-        put_u32(&mut b, 108, u32::from(self.clean));
+        let clean = if self.clean { FLAG_CLEAN } else { 0 };
+        let uneven = if self.uneven { FLAG_UNEVEN } else { 0 };
+        put_u32(&mut b, 108, clean | uneven);
+        put_u64(&mut b, 64, self.compat);
+        put_u64(&mut b, 72, self.ro_compat);
         put_u64(&mut b, 96, self.epoch);
         put_u128(&mut b, 112, self.epoch_id);
         put_u128(&mut b, 128, self.parent);
@@ -172,6 +197,7 @@ impl Superblock {
         put_u128(&mut b, 288, self.ring);
         put_u32(&mut b, 304, u32::from(self.ring != 0));
         put_u64(&mut b, 312, self.created);
+        put_u128(&mut b, AT_HOST, self.host);
         b[AT_NAME..AT_NAME + self.name.len()].copy_from_slice(self.name.as_bytes());
         for (i, (number, id)) in self.history.iter().take(HISTORY).enumerate() {
             let at = AT_HISTORY + i * HISTORY_ENTRY;
@@ -206,11 +232,9 @@ impl Superblock {
             )));
         }
         let incompat = get_u64(b, 80) & !INCOMPAT_KNOWN;
-        let ro = get_u64(b, 72) & !RO_COMPAT_KNOWN;
-        if incompat | ro != 0 {
+        if incompat != 0 {
             return Err(BadSuperblock::Unsupported(format!(
-                "it uses features that this program does not know (flags {:#x})",
-                incompat | ro
+                "it uses features that this program does not know (flags {incompat:#x})"
             )));
         }
         Self::decode_fields(b).ok_or(BadSuperblock::Damaged)
@@ -253,7 +277,7 @@ impl Superblock {
                 <= geometry.member_bytes
             && geometry.pages_offset >= crate::geometry::LOG_OFFSET
             && geometry.pages_offset < geometry.slots_offset
-            && geometry.cache_blocks < 1 << 32;
+            && geometry.cache_blocks <= CACHE_BLOCKS_MAX;
         if !sane {
             return None;
         }
@@ -283,12 +307,16 @@ impl Superblock {
                 2 => Phase::InForce,
                 _ => return None,
             },
-            clean: get_u32(b, 108) & 1 != 0,
+            compat: get_u64(b, 64),
+            ro_compat: get_u64(b, 72),
+            clean: get_u32(b, 108) & FLAG_CLEAN != 0,
+            uneven: get_u32(b, 108) & FLAG_UNEVEN != 0,
             generation: get_u32(b, 144),
             geometry,
             boot: get_u128(b, 256),
             run_dir: get_u128(b, 272),
             ring: get_u128(b, 288),
+            host: get_u128(b, AT_HOST),
             created: get_u64(b, 312),
             name: String::from_utf8(name.to_vec()).ok()?,
             history: history.collect(),
@@ -314,12 +342,16 @@ pub(crate) mod tests {
             epoch_id: 55,
             parent: 44,
             phase: Phase::InForce,
+            compat: 0x60,
+            ro_compat: 0,
             clean: false,
+            uneven: true,
             generation: 1,
             geometry,
             boot: 1,
             run_dir: 2,
             ring: 3,
+            host: 8,
             created: 4,
             name: "data".into(),
             history: vec![(4, 44), (3, 33)],
@@ -339,5 +371,32 @@ pub(crate) mod tests {
             c[at] ^= 0x10;
             assert!(Superblock::decode(&c, 4096).is_err(), "flip at {at}");
         }
+    }
+
+    #[test]
+    fn unknown_features_refuse_or_forbid_writing_or_are_kept() {
+        let s = sample();
+        let sealed = |mut b: Vec<u8>| {
+            let crc = crc_without(&b, AT_CRC);
+            put_u32(&mut b, AT_CRC, crc);
+            b
+        };
+        let with = |at: usize, flag: u64| {
+            let mut b = s.encode(0, 4096).to_vec();
+            put_u64(&mut b, at, flag);
+            sealed(b)
+        };
+        for bit in 0..64 {
+            let incompat = Superblock::decode(&with(80, 1 << bit), 4096);
+            assert!(matches!(incompat, Err(BadSuperblock::Unsupported(_))), "bit {bit}");
+            let ro = Superblock::decode(&with(72, 1 << bit), 4096).expect("it can be read");
+            assert!(ro.read_only_because().is_some(), "bit {bit}");
+            let compat = Superblock::decode(&with(64, 1 << bit), 4096).expect("it can be used");
+            assert_eq!((compat.compat, compat.read_only_because()), (1 << bit, None));
+            assert_eq!(compat.encode(0, 4096)[64..72], (1u64 << bit).to_le_bytes());
+        }
+        let mut b = s.encode(0, 4096).to_vec();
+        put_u64(&mut b, 248, CACHE_BLOCKS_MAX + 1);
+        assert_eq!(Superblock::decode(&sealed(b), 4096), Err(BadSuperblock::Damaged));
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod checkers;
 pub mod crash;
+pub mod damage;
 pub mod evenkeel;
 pub mod oracle;
 pub mod rng;

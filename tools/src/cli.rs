@@ -185,7 +185,8 @@ pub struct StartArgs {
     /// Start although so many members are absent that acknowledged writes may be lost.
     #[arg(long)]
     pub accept_missing: bool,
-    /// Start although the log is damaged or missing, giving up what it held.
+    /// Start although the log or its ring is damaged or missing, giving up what it held, or
+    /// although another machine did not stop the array.
     #[arg(long)]
     pub force: bool,
     /// How long a disk may take for an operation before it counts as failed, in seconds. Default: 30.

@@ -44,7 +44,6 @@ pub fn run(args: &StartArgs) -> Outcome {
             accept_missing: args.accept_missing,
             force: args.force,
             io_timeout: args.io_timeout.map(Duration::from_secs),
-            ..StartOptions::default()
         },
         ack,
         via: match args.via {

@@ -33,7 +33,8 @@ impl UringWorld {
     /// # Errors
     /// If the run directory's identity can be neither read nor made.
     pub fn new(executor: &Executor, driver: &Driver, run_dir: &Path) -> io::Result<UringWorld> {
-        let identity = RunIdentity { boot: boot()?, run_dir: run_dir_identity(run_dir)? };
+        let run_dir = run_dir_identity(run_dir)?;
+        let identity = RunIdentity { boot: boot()?, run_dir, host: host() };
         Ok(UringWorld(Rc::new(Inner {
             executor: executor.clone(),
             driver: driver.clone(),
@@ -134,6 +135,23 @@ fn boot() -> io::Result<u128> {
     u128::from_str_radix(&digits, 16).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
+/// This machine: made of /etc/machine-id, which is not to be shown itself. 0 where there is none,
+/// or the one of a system that was not set up yet.
+fn host() -> u128 {
+    let Ok(text) = std::fs::read_to_string("/etc/machine-id") else { return 0 };
+    host_of(text.trim())
+}
+
+fn host_of(machine_id: &str) -> u128 {
+    if machine_id.len() != 32 || u128::from_str_radix(machine_id, 16).is_err() {
+        return 0;
+    }
+    (0..4).fold(0, |id, i| {
+        let part = crc32c::crc32c(format!("evenkeel host {i} {machine_id}").as_bytes());
+        id << 32 | u128::from(part)
+    })
+}
+
 /// The random identity in RUN/identity, made if it is missing. Whoever makes it first wins; it
 /// appears whole or not at all.
 fn run_dir_identity(run_dir: &Path) -> io::Result<u128> {
@@ -163,4 +181,20 @@ fn run_dir_identity(run_dir: &Path) -> io::Result<u128> {
         let message = format!("{} holds no identity (32 hexadecimal digits)", path.display());
         io::Error::new(io::ErrorKind::InvalidData, message)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_of;
+
+    #[test]
+    fn machines_are_told_apart_and_none_has_no_identity() {
+        let (a, b) = ("0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdee");
+        assert_ne!(host_of(a), 0);
+        assert_eq!(host_of(a), host_of(a));
+        assert_ne!(host_of(a), host_of(b));
+        for none in ["", "uninitialized", "0123", &"g".repeat(32)] {
+            assert_eq!(host_of(none), 0, "{none}");
+        }
+    }
 }

@@ -6,7 +6,8 @@ use evenkeel_journal::replay::LogReader;
 use evenkeel_journal::{MemberIndex, Stripe, World};
 
 use super::Array;
-use super::start::{assemble, find_ring, log_error};
+use super::salvage::Salvage;
+use super::start::{assemble, find_ring};
 use crate::codec::Code;
 use crate::error::{ArrayError, ErrorKind};
 use crate::locate::{Known, Located};
@@ -48,7 +49,8 @@ pub async fn locate<W: World>(
     byte: u64,
     progress: &dyn Fn(Progress),
 ) -> Result<Located, ArrayError> {
-    let decision = assemble(disks).await?;
+    let mut notices = Vec::new();
+    let decision = assemble(disks, &mut notices).await?;
     decision.quorum(true)?;
     let s = decision.epoch.clone();
     let g = s.geometry;
@@ -64,11 +66,9 @@ pub async fn locate<W: World>(
     let members = Members::new(world, code.clone(), s.clone(), by_index, true);
     let code = Columns(code);
     let reader = LogReader { members: &log_members, geometry: g.log(s.array), code: &code };
-    let log = reader
-        .read(&|done, all| progress(Progress::ReadLog(done, all)))
-        .await
-        .map_err(|e| log_error(&e, false))?;
-    let ring = find_ring(world, &s, &log)?;
+    let survey = reader.survey(&|done, all| progress(Progress::ReadLog(done, all))).await;
+    let log = Salvage { sb: &s, force: false }.log(survey, &mut notices)?.contents;
+    let ring = find_ring(world, &s, &log, &mut notices)?;
     let (map, _) = Map::load(g, s.array, &members)
         .await
         .map_err(|why| ArrayError::new(ErrorKind::Failed, format!("The map is damaged: {why}.")))?;

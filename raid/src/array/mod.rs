@@ -6,6 +6,7 @@
 //! - `destage.rs` from the cache into the slots; `checkpoint.rs` from the map to its pages;
 //! - `pace.rs` when destage runs; `lost.rs` what becomes of blocks that nobody can give;
 //! - `start.rs` from disks to a running array (replay); `create.rs`; `stop.rs`;
+//! - `salvage.rs` what a start refuses and what force gives up; `parity.rs` what makes up for it;
 //! - `locate.rs` where a byte of the device lies;
 //! - `cache.rs`, `slots.rs`, `locks.rs` what they work on.
 
@@ -19,7 +20,9 @@ mod locate;
 mod locks;
 mod lost;
 mod pace;
+mod parity;
 mod read;
+mod salvage;
 mod slots;
 mod start;
 mod stop;
@@ -83,6 +86,8 @@ struct Inner<W: World> {
     locks: Locks,
     options: StartOptions,
     replay: Cell<ReplayStatus>,
+    /// What a person should know of how it was started.
+    notices: RefCell<Vec<String>>,
     ring_id: Cell<u128>,
     /// One checkpoint at a time: a page's places alternate.
     checkpoint_lock: Lock,
@@ -149,6 +154,13 @@ impl<W: World> Array<W> {
     #[must_use]
     pub fn name(&self) -> String {
         self.0.members.superblock().name
+    }
+
+    /// Full sentences that a person should read after a start: members that are left out, what was
+    /// replayed, what was given up.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        self.0.notices.borrow().clone()
     }
 
     fn enter(&self, at: u64, len: u64, writes: bool) -> Result<Request<W>, RequestError> {

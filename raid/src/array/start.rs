@@ -8,21 +8,24 @@
 //! 6. the ring's records above the log's end are logged, then a Checkpoint opens the incarnation;
 //! 7. an epoch names the new ring; the old one is forgotten;
 //! 8. rows of unfinished Parities go in place; then requests are taken.
+//!
+//! What is refused without `--force`, and what force gives up, is in `salvage.rs`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use evenkeel_journal::log::{Halted, Journal};
-use evenkeel_journal::replay::{LogContents, LogError, LogReader};
+use evenkeel_journal::replay::{LogContents, LogReader};
 use evenkeel_journal::ring::{Ring, RingContents, read_ring, ring_bytes};
 use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::sync::{Lock, Signal, join_all};
-use evenkeel_journal::{Buf, Disk, MemberIndex, World};
+use evenkeel_journal::{Buf, Disk, Lsn, MemberIndex, World};
 
 use super::locks::Locks;
 use super::lost::Marks;
+use super::salvage::{Salvage, UNEVEN_READ_ONLY, check_right_to_start, give_up_ring};
 use super::slots::Slots;
-use super::takeover::{State, check_places};
+use super::takeover::{State, check_places, must_fence};
 use super::{Array, Inner};
 use crate::array::cache::Cache;
 use crate::codec::Code;
@@ -49,6 +52,7 @@ pub(crate) async fn find<D: Disk>(disk: &D) -> Result<Found, ArrayError> {
     let mut copies: Vec<Superblock> = Vec::new();
     let mut array = None;
     let mut worst = BadSuperblock::Absent;
+    let mut unreadable = false;
     let mut i = 0;
     while i < places.len() {
         let at = places[i];
@@ -59,7 +63,10 @@ pub(crate) async fn find<D: Disk>(disk: &D) -> Result<Found, ArrayError> {
         let (done, buf) = disk.read(at, Buf::new(SUPERBLOCK_BYTES as usize)).await;
         let found = match done {
             Ok(()) => Superblock::decode(&buf, at),
-            Err(_) => Err(BadSuperblock::Damaged),
+            Err(_) => {
+                unreadable = true;
+                Err(BadSuperblock::Damaged)
+            }
         };
         match found {
             // A copy C of an older array may be left at the end of a disk.
@@ -85,6 +92,7 @@ pub(crate) async fn find<D: Disk>(disk: &D) -> Result<Found, ArrayError> {
     }
     if copies.is_empty() {
         let what = match worst {
+            BadSuperblock::Damaged if unreadable => "its superblocks cannot be read",
             BadSuperblock::Damaged => "all copies of its superblock are damaged",
             _ => "it bears no superblock",
         };
@@ -96,30 +104,80 @@ pub(crate) async fn find<D: Disk>(disk: &D) -> Result<Found, ArrayError> {
     Ok(Found { path: facts.path, copies })
 }
 
-/// Reads the superblocks of `disks` and decides which epoch counts and who belongs to it.
+/// Reads the superblocks of `disks` and decides which epoch counts and who belongs to it. Indexes
+/// in the decision are those of `disks`. What a person should know of disks that are left out is
+/// added to `notices`.
 ///
 /// # Errors
-/// A disk that is no member or of another array; clones; split histories.
-pub async fn assemble<D: Disk>(disks: &[D]) -> Result<Decision, ArrayError> {
-    let mut found = Vec::new();
-    for one in join_all(disks.iter().map(find).collect()).await {
-        found.push(one?);
+/// No disk is a member; members of several arrays; clones; split histories; a newer format.
+pub async fn assemble<D: Disk>(
+    disks: &[D],
+    notices: &mut Vec<String>,
+) -> Result<Decision, ArrayError> {
+    let (mut found, mut which, mut none) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, one) in join_all(disks.iter().map(find).collect()).await.into_iter().enumerate() {
+        match one {
+            Ok(one) => {
+                found.push(one);
+                which.push(i);
+            }
+            // A member whose superblocks are gone is as good as absent.
+            Err(e) if e.kind == ErrorKind::Foreign => none.push(e),
+            Err(e) => return Err(e),
+        }
     }
     let Some(first) = found.first() else {
-        return Err(ArrayError::new(ErrorKind::Usage, "No disks were given."));
+        let usage = || ArrayError::new(ErrorKind::Usage, "No disks were given.");
+        return Err(none.into_iter().next().unwrap_or_else(usage));
     };
     let array = first.copies[0].array;
     if let Some(other) = found.iter().find(|f| f.copies[0].array != array) {
         return Err(ArrayError::new(
             ErrorKind::Foreign,
             format!(
-                "{} belongs to another array ({}) than {} ({}). Nothing was written. Name the \
-                 disks of one array.",
-                other.path, other.copies[0].name, first.path, first.copies[0].name
+                "{} belongs to another array ({}, {}) than {} ({}, {}). Nothing was written. Name \
+                 the disks of one array.",
+                other.path,
+                other.copies[0].name,
+                uuid::Uuid::from_u128(other.copies[0].array),
+                first.path,
+                first.copies[0].name,
+                uuid::Uuid::from_u128(array),
             ),
         ));
     }
-    decide(&found)
+    let mut decision = decide(&found)?;
+    for e in none {
+        let why = e.message.replace(" Nothing was written.", "");
+        notices.push(format!("Warning: {why} It is left out, and nothing is written to it."));
+    }
+    for i in &decision.stale {
+        let (f, epoch) = (&found[*i], decision.epoch.epoch);
+        let own = f.copies.iter().map(|s| s.epoch).max().unwrap_or_default();
+        let why = if own >= epoch { "has failed".into() } else { format!("is of epoch {own}") };
+        notices.push(format!(
+            "Warning: {} {why}, the array is in epoch {epoch}: it misses what was written since. \
+             It is left out; nothing is read from it or written to it.",
+            f.path
+        ));
+    }
+    for c in decision.current.iter_mut().flatten().chain(&mut decision.stale) {
+        *c = which[*c];
+    }
+    // A disk that was cut lacks slots, or the end of the log: it counts as absent.
+    let needed = decision.epoch.geometry.member_bytes;
+    for c in &mut decision.current {
+        let Some(facts) = c.map(|i| disks[i].facts()).filter(|f| f.bytes < needed) else {
+            continue;
+        };
+        *c = None;
+        notices.push(format!(
+            "Warning: {} has {} bytes, but its superblock says {needed}: it was cut. It is left \
+             out, and nothing is written to it.",
+            facts.path, facts.bytes
+        ));
+    }
+    Ok(decision)
 }
 
 fn too_many(what: &str) -> ArrayError {
@@ -130,30 +188,6 @@ fn too_many(what: &str) -> ArrayError {
              that was acknowledged is lost: the log is as it was."
         ),
     )
-}
-
-pub(super) fn log_error(e: &LogError, force: bool) -> ArrayError {
-    let _ = force;
-    let message = match e {
-        LogError::Missing => "The log holds no commit at all: it was overwritten, or the disks \
-                              are not what they say. Nothing was written."
-            .to_string(),
-        LogError::Damaged { last_whole, durable } => format!(
-            "The log is damaged: commit {durable} was durable, but the last one that is whole is \
-             {last_whole}. What was acknowledged after it would be lost. Nothing was written. \
-             Bring back members that are missing and start again."
-        ),
-        LogError::Unknown { number, version } => {
-            return ArrayError::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "Commit {number} of the log has version {version}, which this program does \
-                     not know. Nothing was written."
-                ),
-            );
-        }
-    };
-    ArrayError::new(ErrorKind::LogDamaged, message)
 }
 
 impl<W: World> Array<W> {
@@ -169,27 +203,20 @@ impl<W: World> Array<W> {
         progress: &dyn Fn(Progress),
     ) -> Result<Array<W>, ArrayError> {
         let began = world.now();
+        let mut notices = Vec::new();
         // 1. Superblocks.
-        let decision = assemble(disks).await?;
-        decision.quorum(options.accept_missing)?;
+        let decision = assemble(disks, &mut notices).await?;
+        if let Err(mut e) = decision.quorum(options.accept_missing) {
+            notices.iter().for_each(|n| e.message = format!("{} {n}", e.message));
+            return Err(e);
+        }
+        notices.extend(decision.notice_of_absent(options.read_only));
         let sb = decision.epoch.clone();
+        check_right_to_start(&sb, &world.identity(), options, &mut notices)?;
         let g = sb.geometry;
         let code = Code::new(g.level, g.data, g.parity).map_err(|e| {
             ArrayError::new(ErrorKind::Unsupported, format!("The array's code: {e}."))
         })?;
-        for i in decision.current.iter().flatten() {
-            let facts = disks[*i].facts();
-            if facts.bytes < g.member_bytes {
-                return Err(ArrayError::new(
-                    ErrorKind::TooSmall,
-                    format!(
-                        "{} has {} bytes, but its superblock says {}: it was cut. Nothing was \
-                         written. Leave it out.",
-                        facts.path, facts.bytes, g.member_bytes
-                    ),
-                ));
-            }
-        }
         let by_index: Vec<Option<W::Disk>> =
             decision.current.iter().map(|i| i.map(|i| disks[i].clone())).collect();
         let log_members: Vec<(MemberIndex, W::Disk)> = by_index
@@ -203,44 +230,65 @@ impl<W: World> Array<W> {
         // 2. Log and ring.
         let columns = Columns(code);
         let reader = LogReader { members: &log_members, geometry: g.log(sb.array), code: &columns };
-        let log = reader
-            .read(&|done, all| progress(Progress::ReadLog(done, all)))
-            .await
-            .map_err(|e| log_error(&e, options.force))?;
-        let old_ring = find_ring(world, &sb, &log)?;
+        let survey = reader.survey(&|done, all| progress(Progress::ReadLog(done, all))).await;
+        let mut log = Salvage { sb: &sb, force: options.force }.log(survey, &mut notices)?;
+        let mut old_ring = match find_ring(world, &sb, &log.contents, &mut notices) {
+            Err(e) if options.force => {
+                notices.push(give_up_ring(&g, &e));
+                None
+            }
+            found => found?,
+        };
 
         // 3. Replay in memory.
-        let (map, mut repairs) = Map::load(g, sb.array, &members).await.map_err(|why| {
-            let message = format!("The map is damaged: {why}. Nothing was written.");
-            ArrayError::new(ErrorKind::Failed, message)
-        })?;
-        let recovered = recover(&g, map, &log, old_ring.as_ref())
-            .map_err(|why| ArrayError::new(ErrorKind::LogDamaged, why))?;
-        let mut slots = std::collections::HashSet::new();
-        // Case XB: two stripes in one slot.
-        if let Some(twice) = recovered.map.slots().find(|s| !slots.insert(*s)) {
-            return Err(ArrayError::new(
-                ErrorKind::LogDamaged,
-                format!("Map and log put two stripes into slot {twice}. Nothing was written."),
-            ));
+        let (recovered, repairs) = loop {
+            let (map, mut repairs) = Map::load(g, sb.array, &members).await.map_err(|why| {
+                let message = format!("The map is damaged: {why}. Nothing was written.");
+                ArrayError::new(ErrorKind::Failed, message)
+            })?;
+            log.above(map.newest());
+            let done = recover(&g, map, &log.contents, old_ring.as_ref())
+                .map_err(|why| ArrayError::new(ErrorKind::LogDamaged, why));
+            let done = match done {
+                Ok(r) => check_places(&members, &g, &r.adopted).await.map(|more| (r, more)),
+                Err(e) => Err(e),
+            };
+            match done {
+                Ok((r, more)) => {
+                    repairs.extend(more);
+                    break (r, repairs);
+                }
+                Err(e) if options.force && old_ring.is_some() => {
+                    notices.push(give_up_ring(&g, &e));
+                    old_ring = None;
+                }
+                Err(e) => return Err(e),
+            }
+        };
+        let recovered = log.one_stripe_a_slot(recovered, &mut notices)?;
+        let uneven = log.lossy || sb.uneven;
+        if uneven && options.read_only {
+            notices.push(UNEVEN_READ_ONLY.into());
         }
-        drop(slots);
-        repairs.extend(check_places(&members, &g, &recovered.adopted).await?);
+        let log = log.contents;
+        let fence = must_fence(&log, &recovered, uneven);
 
         // 4. Without the missing ones.
         if !options.read_only {
             let failed = |Halted| too_many("Recording the missing members");
             let all = !decision.unmarked || members.mark_in_force().await.map_err(failed)?;
-            if !decision.absent().is_empty() || !all {
-                members.advance_epoch(|s| s.clean = false).await.map_err(failed)?;
+            if !decision.absent().is_empty() || !all || uneven != sb.uneven {
+                // Clean stays: nothing that could be lost is in the log before the ring is named.
+                members.advance_epoch(|s| s.uneven = uneven).await.map_err(failed)?;
             }
             // 5. Log devices flushed, damaged columns and pages rewritten, flushed.
-            mend(&members, &reader, &log, repairs)
+            let dropped = if fence { &[][..] } else { &log.dropped };
+            mend(&members, &reader, &log, repairs, dropped)
                 .await
                 .map_err(|Halted| too_many("Mending the log"))?;
         }
 
-        let running = Started { world, options, sb: &sb, began, progress };
+        let running = Started { world, options, sb: &sb, began, progress, uneven, fence, notices };
         running.go(members, &reader, &log, old_ring, recovered).await
     }
 }
@@ -250,6 +298,7 @@ pub(super) fn find_ring<W: World>(
     world: &W,
     sb: &Superblock,
     log: &LogContents,
+    notices: &mut Vec<String>,
 ) -> Result<Option<RingContents>, ArrayError> {
     // Case RA: after a clean stop there is none.
     if sb.ring == 0 || broken(Sabotage::RingIgnored) {
@@ -259,9 +308,8 @@ pub(super) fn find_ring<W: World>(
         Err(ArrayError::new(
             ErrorKind::LogDamaged,
             format!(
-                "The ring of the daemon that held the array is needed, because this machine has \
-                 not been booted since: it holds acknowledged writes. But {why}. Nothing was \
-                 written."
+                "The ring of the daemon that held the array still exists and may hold \
+                 acknowledged writes. But {why}. Nothing was written."
             ),
         ))
     };
@@ -274,13 +322,35 @@ pub(super) fn find_ring<W: World>(
             Err(why) => return refuse(why),
         },
         // Case RD: it must be here, since the machine has not been booted.
-        Ok(None) if required => return refuse("it does not exist any more".into()),
+        Ok(None) if required => {
+            return Err(ArrayError::new(
+                ErrorKind::LogDamaged,
+                "The ring of the daemon that held the array does not exist any more, although \
+                 this machine has not been booted since. It held acknowledged writes. Nothing was \
+                 written. Start with --force to give them up; what was flushed is in the log.",
+            ));
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+            return Err(ArrayError::new(
+                ErrorKind::Held,
+                "The ring of this array is held by another process: its daemon runs. Nothing was \
+                 written.",
+            ));
+        }
         Err(e) if required => return refuse(format!("it cannot be opened: {e}")),
         // Case RE: power was lost with it, or this is another machine.
-        Ok(None) | Err(_) => return Ok(None),
+        Ok(None) | Err(_) => {
+            notices.push(
+                "The machine was booted since the array ran, or it is another one, and the ring \
+                 is gone with that: the log alone was replayed. Everything that was flushed is \
+                 there; of what was acknowledged since the last flush some may be missing."
+                    .into(),
+            );
+            return Ok(None);
+        }
     };
     // Case RC: a gap between log and ring.
-    let end = log.last().header.lsn_last;
+    let end = log.commits.last().map_or(Lsn(0), |c| c.header.lsn_last);
     if ring.records.first().is_some_and(|r| r.lsn > end.next()) {
         return refuse("it does not join the end of the log".into());
     }
@@ -293,8 +363,15 @@ async fn mend<W: World>(
     reader: &LogReader<'_, W::Disk>,
     log: &LogContents,
     repairs: Vec<(MemberIndex, u64, evenkeel_journal::Slice)>,
+    dropped: &[(MemberIndex, u64)],
 ) -> Result<(), Halted> {
     members.flush().await?;
+    // Case P: no fence says that they are dropped, so they go.
+    let zeros = Buf::zeroed(evenkeel_journal::BLOCK).freeze();
+    for (member, row) in dropped {
+        let at = reader.geometry.offset + row * evenkeel_journal::BLOCK as u64;
+        members.write(*member, at, vec![zeros.clone()]).await?;
+    }
     // Case N: kept commits survive m losses again before anything rests on them.
     for commit in &log.commits {
         for (member, at, segs) in reader.repair(commit).await {
@@ -314,6 +391,10 @@ struct Started<'a, W: World> {
     sb: &'a Superblock,
     began: std::time::Duration,
     progress: &'a dyn Fn(Progress),
+    /// Parity has to be made right before requests are taken.
+    uneven: bool,
+    fence: bool,
+    notices: Vec<String>,
 }
 
 impl<W: World> Started<'_, W> {
@@ -353,6 +434,7 @@ impl<W: World> Started<'_, W> {
             dirty: recovered.dirty,
             adopted: recovered.adopted,
             parities: recovered.parities,
+            fence: self.fence,
         };
         let array = Array(Rc::new(Inner {
             world: world.clone(),
@@ -367,6 +449,7 @@ impl<W: World> Started<'_, W> {
             locks: Locks::default(),
             options: *self.options,
             replay: Cell::new(replay),
+            notices: RefCell::new(self.notices),
             ring_id: Cell::new(ring_id),
             checkpoint_lock: Lock::new(),
             destage_lock: Lock::new(),
@@ -377,7 +460,10 @@ impl<W: World> Started<'_, W> {
             quiet: Signal::new(),
             dirtied: Signal::new(),
         }));
-        let done = array.take_over(state, reader, log, incarnation, self.progress).await;
+        let mut done = array.take_over(state, reader, log, incarnation, self.progress).await;
+        if done.is_ok() && self.uneven && !self.options.read_only {
+            done = array.make_parity_right(self.progress).await;
+        }
         if let Err(e) = done {
             array.0.journal.halt();
             let _ = world.remove_ring(ring_id);
@@ -389,7 +475,7 @@ impl<W: World> Started<'_, W> {
             let identity = world.identity();
             let named = members.advance_epoch(|s| {
                 (s.boot, s.run_dir, s.ring) = (identity.boot, identity.run_dir, ring_id);
-                s.clean = false;
+                (s.host, s.clean, s.uneven) = (identity.host, false, false);
             });
             named.await.map_err(|Halted| too_many("Naming the new ring"))?;
             if sb.ring != 0 {

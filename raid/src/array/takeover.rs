@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use evenkeel_journal::log::Halted;
 use evenkeel_journal::record::Record;
-use evenkeel_journal::replay::{LogContents, LogReader};
+use evenkeel_journal::replay::{LogContents, LogReader, LoggedRecord};
 use evenkeel_journal::sync::join_all;
 use evenkeel_journal::{BLOCK, Buf, Lsn, MemberIndex, Segs, Slice, Stripe, World};
 
@@ -14,13 +14,14 @@ use crate::error::{ArrayError, ErrorKind};
 use crate::geometry::Geometry;
 use crate::members::Members;
 use crate::options::Progress;
-use crate::replay::{Adopted, Found, PendingParity, Source};
+use crate::replay::{Adopted, Found, PendingParity, Recovered, Source};
 
 /// What replay found, but for the map.
 pub(super) struct State {
     pub dirty: BTreeMap<(Stripe, u32), Found>,
     pub adopted: Vec<Adopted>,
     pub parities: Vec<PendingParity>,
+    pub fence: bool,
 }
 
 /// Blocks of kept commits that are needed, by (commit, payload block).
@@ -42,13 +43,13 @@ impl<W: World> Array<W> {
     ) -> Result<(), ArrayError> {
         let read_only = self.0.options.read_only;
         let journal = &self.0.journal;
-        let fence = must_fence(log, &state);
         if !read_only {
             for a in &state.adopted {
                 journal.adopt(a.lsn, &a.record, a.data.clone(), a.last);
             }
-            if fence {
-                journal.skip_to(log.max_lsn.next());
+            // Also without a fence: what was dropped had these.
+            journal.skip_to(log.max_lsn.next());
+            if state.fence {
                 let checkpoint = Record::Checkpoint { incarnation };
                 journal.adopt(journal.next_lsn(), &checkpoint, Vec::new(), true);
             }
@@ -230,14 +231,14 @@ fn damaged(number: evenkeel_journal::CommitNumber) -> ArrayError {
     )
 }
 
-/// Whether commits that were dropped have to be fenced off by a new one. Not if nothing was
-/// dropped and the last commit is such a fence itself: so that starts that are cut again and
-/// again do not fill the log.
-fn must_fence(log: &LogContents, state: &State) -> bool {
-    // Case P: the log goes on after a fence beyond which nothing was seen. Case O: all else.
-    let last = log.last();
-    let is_fence = last.records.iter().all(|r| matches!(r.record, Record::Checkpoint { .. }));
-    !(is_fence && state.adopted.is_empty() && log.max_number == last.header.number)
+/// Whether commits that were dropped have to be fenced off by a new one. Not if the last commit is
+/// such a fence itself: what was seen beyond it is erased instead, so that starts that are cut
+/// again and again do not fill the log.
+pub(super) fn must_fence(log: &LogContents, recovered: &Recovered, uneven: bool) -> bool {
+    // Case P: the log goes on after a fence beyond which nothing is left. Case O: all else.
+    let fence = |r: &LoggedRecord| matches!(r.record, Record::Checkpoint { .. });
+    let is_fence = log.commits.last().is_some_and(|last| last.records.iter().all(fence));
+    uneven || !is_fence || !recovered.adopted.is_empty()
 }
 
 /// Checks the chunks named by Places in the ring against their CRCs. Gives what has to be written

@@ -112,6 +112,7 @@ pub struct Snapshot {
     disks: Vec<Rc<DiskImage>>,
     rings: BTreeMap<u128, Image>,
     boot: u64,
+    host: u128,
     cut: Option<Store>,
 }
 
@@ -132,12 +133,14 @@ impl Snapshot {
                 disks: self.disks.iter().map(|d| d.after_process_death(seed)).collect(),
                 rings,
                 boot: self.boot,
+                host: self.host,
             }
         } else {
             Survivors {
                 disks: self.disks.iter().map(|d| d.after_power_loss(mode)).collect(),
                 rings: BTreeMap::new(),
                 boot: self.boot + 1,
+                host: self.host,
             }
         }
     }
@@ -146,7 +149,7 @@ impl Snapshot {
     #[must_use]
     pub fn leave(&self) -> Survivors {
         let disks = self.disks.iter().map(|d| (**d).clone()).collect();
-        Survivors { disks, rings: self.rings.clone(), boot: self.boot }
+        Survivors { disks, rings: self.rings.clone(), boot: self.boot, host: self.host }
     }
 
     /// A number that tells states apart.
@@ -169,6 +172,8 @@ pub struct Survivors {
     pub rings: BTreeMap<u128, Image>,
     /// Boots so far.
     pub boot: u64,
+    /// The machine that they are found on.
+    pub host: u128,
 }
 
 impl Survivors {
@@ -176,14 +181,14 @@ impl Survivors {
     #[must_use]
     pub fn new(disks: usize, bytes: u64) -> Survivors {
         let disks = (0..disks).map(|id| DiskImage::empty(id, bytes)).collect();
-        Survivors { disks, rings: BTreeMap::new(), boot: 1 }
+        Survivors { disks, rings: BTreeMap::new(), boot: 1, host: 1 }
     }
 
     /// The same without some disks.
     #[must_use]
     pub fn without(&self, lost: &[usize]) -> Survivors {
         let disks = self.disks.iter().filter(|d| !lost.contains(&d.id)).cloned().collect();
-        Survivors { disks, rings: self.rings.clone(), boot: self.boot }
+        Survivors { disks, rings: self.rings.clone(), boot: self.boot, host: self.host }
     }
 
     /// The same in another order of the disks.

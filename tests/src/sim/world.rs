@@ -81,6 +81,7 @@ pub(super) struct Sim {
     disks: Vec<RefCell<DiskState>>,
     rings: RefCell<BTreeMap<u128, Rc<RingState>>>,
     boot: u64,
+    host: u128,
     cut: RefCell<Option<Store>>,
     record: RefCell<Option<Vec<Snapshot>>>,
     mark: Rc<Cell<usize>>,
@@ -136,6 +137,7 @@ impl Sim {
             disks: self.disks.iter().map(|d| d.borrow_mut().image()).collect(),
             rings,
             boot: self.boot,
+            host: self.host,
             cut,
         }
     }
@@ -297,6 +299,7 @@ impl Simulation {
                 disks: from.disks.iter().map(|d| RefCell::new(DiskState::new(d))).collect(),
                 rings: RefCell::new(rings),
                 boot: from.boot,
+                host: from.host,
                 cut: RefCell::new(None),
                 record: RefCell::new(None),
                 mark: Rc::new(Cell::new(0)),
@@ -493,7 +496,8 @@ impl World for SimWorld {
 
     fn identity(&self) -> RunIdentity {
         let boot = u128::from(mix(self.0.boot + 77)) << 64 | u128::from(self.0.boot);
-        RunIdentity { boot, run_dir: 0x5eed_0000_0000_0000_0000_0000_0000_0001 }
+        let run_dir = 0x5eed_0000_0000_0000_0000_0000_0000_0001;
+        RunIdentity { boot, run_dir, host: self.0.host }
     }
 
     fn open_ring(&self, id: u128) -> io::Result<Option<SimRing>> {

@@ -217,6 +217,7 @@ async fn live(
     let mut options = config.start;
     options.ack = takeover.ack().or(config.ack).unwrap_or(config.start.ack);
     let array = start_array(&world, &members, &options, teller).await?;
+    array.notices().iter().for_each(|n| teller.note(n));
     let status = array.status();
     let uuid = parse_uuid(&status.uuid)
         .ok_or_else(|| failed(format!("The array's UUID ({}) is none.", status.uuid)))?;
@@ -274,6 +275,7 @@ async fn start_array(
             let (what, done, all) = match p {
                 Progress::ReadLog(done, all) => ("Reading the log", done, all),
                 Progress::Replay(done, all) => ("Replaying the log", done, all),
+                Progress::Parity(done, all) => ("Making the parity right", done, all),
             };
             teller.note(&format!("{what}: {} %", done.saturating_mul(100) / all.max(1)));
         }
