@@ -87,7 +87,7 @@ take_down() {
 			if [ -s "$log" ]; then echo "--- $log" >&2; tail -n 20 "$log" >&2; fi
 		done
 	fi
-	for pid_file in "$work"/run/*.pid; do
+	for pid_file in "$work"/*/*.pid "$work"/*/*/*.pid; do
 		[ -e "$pid_file" ] || continue
 		pid=$(cat "$pid_file")
 		if [ "$(readlink "/proc/$pid/exe")" = "$EK" ]; then kill -9 "$pid"; fi
