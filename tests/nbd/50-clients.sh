@@ -211,7 +211,7 @@ if nbdsh -c 'import sys; sys.exit(not hasattr(h, "get_extended_headers_negotiate
 		assert sum(e[0] for e in got) == $size
 	PYTHON
 else
-	step "skipped with libnbd: $(nbdsh --version) does not know them"
+	step "skipped with libnbd: $(nbdsh --version | tail -n 1) does not know them; a client of our own follows"
 fi
 PYTHONDONTWRITEBYTECODE=1 python3 "$here/extended.py" "$work/run/a.nbd" "$stripe"
 stop a

@@ -16,17 +16,17 @@ head -c $((32 << 20)) /dev/urandom >"$work/want"
 nbdcopy "$work/want" "$u"
 nbdcopy "$u" "$work/read" # the daemon's buffers are warm
 rm "$work/read"
-rss() { awk '/^VmRSS/ {print $2}' "/proc/$pid/status"; }
+memory() { awk -v what="$1:" '$1 == what {print $2}' "/proc/$pid/status"; }
 
-# attack NAME LIMIT_MIB : memory may grow by so much, from before the first attack on.
-before=$(rss)
+# attack NAME LIMIT_MIB : at its peak, memory may have grown by so much since before the first attack.
+before=$(memory VmRSS)
 attack() {
 	local grown
 	python3 "$here/hostile.py" "$work/run/a.nbd" "$1" || die "$1"
 	[ "$(pid_of a)" = "$pid" ] && kill -0 "$pid" || die "the daemon ended after: $1"
 	[ "$(nbdinfo --size "$u")" = "$(status a .size_bytes)" ] || die "it serves no more after: $1"
-	grown=$((($(rss) - before) / 1024))
-	step "$1: memory is $grown MiB more than at the beginning (at most $2)"
+	grown=$((($(memory VmHWM) - before) / 1024))
+	step "$1: memory grew by $grown MiB at its peak since the beginning (at most $2 are allowed)"
 	((grown <= $2)) || die "memory"
 }
 

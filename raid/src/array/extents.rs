@@ -11,7 +11,7 @@ use super::Array;
 use crate::error::RequestError;
 
 /// Stripes that one look covers at most, so that it takes well under a millisecond.
-pub const STRIPES_A_LOOK: u64 = 1 << 14;
+const STRIPES_A_LOOK: u64 = 1 << 14;
 
 /// A part of the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,7 +36,7 @@ impl<W: World> Array<W> {
     /// What of `at..at + len` is mapped and what is a hole, from `at` on without gaps, kinds
     /// alternating: at most `most` extents (at least one), none beyond the range. They may end
     /// before the range does, if more stripes would have to be looked at than one look takes
-    /// ([`STRIPES_A_LOOK`]). Nothing waits here: the answer is that of one moment.
+    /// (16384). Nothing waits here: the answer is that of one moment.
     ///
     /// # Errors
     /// `Invalid` for no bytes, or outside the device; `Stopping`.
