@@ -218,8 +218,9 @@ impl Geometry {
             ));
         }
         let block = BLOCK as u64;
-        let log_bytes = log_bytes.unwrap_or_else(|| (member_bytes / 16).clamp(1 << 20, 256 << 20));
-        if log_bytes > 64 << 30 {
+        let log_of = |bytes: u64| log_bytes.unwrap_or((bytes / 16).clamp(1 << 20, 256 << 20));
+        let log = log_of(member_bytes);
+        if log > 64 << 30 {
             return usage("A log of more than 64G on a member is not possible.".into());
         }
         let mut g = Geometry {
@@ -229,15 +230,15 @@ impl Geometry {
             chunk_blocks: (chunk_bytes / block) as u32,
             stripes: 1,
             slots: 0,
-            log_rows: log_bytes / block,
+            log_rows: log / block,
             pages_offset: 0,
             slots_offset: 0,
             member_bytes: member_bytes / MEMBER_GRAIN * MEMBER_GRAIN,
             cache_blocks: 0,
         };
-        let fits = |g: &mut Geometry, stripes: u64| {
+        let fits = |g: &mut Geometry, stripes: u64, log: u64| {
             g.stripes = stripes;
-            g.log_rows = (log_bytes / block).max(g.least_log_rows());
+            g.log_rows = (log / block).max(g.least_log_rows());
             g.slots = stripes + g.slot_reserve();
             let n = g.members() as u64;
             let groups = (g.map_pages() + g.root_pages()).div_ceil(n);
@@ -247,23 +248,32 @@ impl Geometry {
             let end = g.slots_offset + g.slots * g.chunk_bytes() + SUPERBLOCK_BYTES;
             g.slots <= u64::from(u32::MAX - 1) && end <= g.member_bytes
         };
-        if !fits(&mut g, 1) {
-            let need = g.slots_offset + g.slots * g.chunk_bytes() + SUPERBLOCK_BYTES;
+        if !fits(&mut g, 1, log) {
+            // A larger member has a larger log by default, which is counted in.
+            let mut need = 0;
+            loop {
+                let end = g.slots_offset + g.slots * g.chunk_bytes() + SUPERBLOCK_BYTES;
+                if end <= need {
+                    break;
+                }
+                need = end.next_multiple_of(MEMBER_GRAIN);
+                fits(&mut g, 1, log_of(need));
+            }
             return Err(ArrayError::new(
                 ErrorKind::TooSmall,
                 format!(
                     "The smallest disk has {member_bytes} bytes. An array of this shape needs at \
                      least {} bytes on every disk. Nothing was written.",
-                    need.next_multiple_of(MEMBER_GRAIN)
+                    need
                 ),
             ));
         }
         let (mut low, mut high) = (1, member_bytes / chunk_bytes + 1);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            if fits(&mut g, middle) { low = middle } else { high = middle }
+            if fits(&mut g, middle, log) { low = middle } else { high = middle }
         }
-        assert!(fits(&mut g, low));
+        assert!(fits(&mut g, low, log));
         let least = 2 * g.max_request_blocks() + 16;
         let default = (64 << 20).min(g.device_blocks() * block / 4);
         g.cache_blocks = (cache_bytes.unwrap_or(default) / block).max(least);
@@ -277,6 +287,24 @@ impl Geometry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_to_be_needed_is_enough_and_no_more() {
+        for (k, m) in [(2, 1), (4, 2), (10, 4), (1, 1), (252, 3)] {
+            for chunk in [4096, 65536, 1 << 20] {
+                for log in [None, Some(100 << 20)] {
+                    let plan = |bytes| Geometry::plan(Level::Rs, k, m, chunk, bytes, log, None);
+                    let refused = plan(100_000).expect_err("too small");
+                    assert_eq!(refused.kind, ErrorKind::TooSmall);
+                    let need = refused.message.split("at least ").nth(1).expect("a number");
+                    let need: u64 = need.split(' ').next().and_then(|n| n.parse().ok()).unwrap();
+                    assert!(plan(need).is_ok(), "{k}+{m} {chunk} {log:?}: {need}");
+                    let less = plan(need - MEMBER_GRAIN).expect_err("less than needed");
+                    assert!(less.message.contains(&format!("least {need} ")));
+                }
+            }
+        }
+    }
 
     #[test]
     fn areas_do_not_overlap_and_pages_have_copies_on_distinct_members() {

@@ -7,61 +7,105 @@ use std::fs::OpenOptions;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use evenkeel_ublk_target::control::Failure;
 
 use crate::probe::{self, Identity};
+
+/// How long a lock whose holder is not to be found is waited for: a daemon that died has it until
+/// its last write has ended.
+const PATIENCE: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(20);
 
 /// Checks that nobody uses the disk. Nothing is written.
 ///
 /// # Errors
 /// A sentence that says who does, code 13.
 pub fn check_free(path: &Path) -> Result<(), Failure> {
-    let held = |by: String| {
-        let shown = path.display();
-        Err(Failure::new(13, format!("{shown} is in use: {by}. Nothing was changed.")))
+    check(path, true)
+}
+
+/// Checks that no daemon writes to the disk.
+///
+/// # Errors
+/// A sentence that says who does, code 13.
+pub fn check_still(path: &Path) -> Result<(), Failure> {
+    check(path, false)
+}
+
+fn check(path: &Path, alone: bool) -> Result<(), Failure> {
+    let mut waited = Duration::ZERO;
+    let by = loop {
+        match user(path, alone) {
+            Ok(None) => return Ok(()),
+            Ok(Some(By::Known(by))) => break by,
+            Ok(Some(By::Unknown)) if waited >= PATIENCE => {
+                break "another program holds it".to_owned();
+            }
+            Ok(Some(By::Unknown)) => {
+                std::thread::sleep(STEP);
+                waited += STEP;
+            }
+            Err(e) => {
+                let text =
+                    format!("{} cannot be opened: {e}. Nothing was changed.", path.display());
+                return Err(Failure::new(1, text));
+            }
+        }
     };
-    let cannot =
-        |e: std::io::Error| Failure::new(1, format!("{} cannot be opened: {e}.", path.display()));
-    let meta = std::fs::metadata(path).map_err(cannot)?;
+    let text = format!("{} is in use: {by}. Nothing was changed.", path.display());
+    Err(Failure::new(13, text))
+}
+
+/// Who uses a disk.
+enum By {
+    /// As a clause.
+    Known(String),
+    /// Somebody who is not to be seen; perhaps the last writes of a process that died.
+    Unknown,
+}
+
+/// Who uses the disk now, if anybody does. Alone: also those who only read it as a daemon.
+fn user(path: &Path, alone: bool) -> std::io::Result<Option<By>> {
+    let meta = std::fs::metadata(path)?;
     let device = meta.file_type().is_block_device();
-    let exclusive = if device { libc::O_EXCL } else { 0 };
+    let exclusive = if device && alone { libc::O_EXCL } else { 0 };
     let opened =
         OpenOptions::new().read(true).custom_flags(exclusive | libc::O_NONBLOCK).open(path);
     let file = match opened {
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
-            let by = user_of_device(meta.rdev())
-                .unwrap_or_else(|| "another program holds the device".to_owned());
-            return held(by);
+            return Ok(Some(user_of_device(meta.rdev()).map_or(By::Unknown, By::Known)));
         }
-        other => other.map_err(cannot)?,
+        other => other?,
     };
+    let lock = if alone { libc::LOCK_EX } else { libc::LOCK_SH };
     // SAFETY: an open descriptor. The lock ends with it.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0
+    if unsafe { libc::flock(file.as_raw_fd(), lock | libc::LOCK_NB) } != 0
         && std::io::Error::last_os_error().raw_os_error() == Some(libc::EWOULDBLOCK)
     {
-        return held(locker(meta.dev(), meta.ino()));
+        return Ok(Some(locker(meta.dev(), meta.ino()).map_or(By::Unknown, By::Known)));
     }
-    if !device && let Some(by) = user_of_file(Identity::File(meta.dev(), meta.ino())) {
-        return held(by);
+    if device || !alone {
+        return Ok(None);
     }
-    Ok(())
+    Ok(user_of_file(Identity::File(meta.dev(), meta.ino())).map(By::Known))
 }
 
-/// Who has locked the file or node with this number.
-fn locker(dev: u64, ino: u64) -> String {
-    let text = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+/// Which process has locked the file or node with this number, if it is one that lives.
+fn locker(dev: u64, ino: u64) -> Option<String> {
+    let text = std::fs::read_to_string("/proc/locks").ok()?;
     let wanted = format!("{:02x}:{:02x}:{ino}", libc::major(dev), libc::minor(dev));
     let found = text
         .lines()
         .map(|l| l.split_whitespace().collect::<Vec<_>>())
-        .find(|words| words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&wanted.as_str()));
-    let pid = found.and_then(|words| words[4].parse::<u32>().ok());
-    let name = pid.and_then(|p| std::fs::read_to_string(format!("/proc/{p}/comm")).ok());
-    match (pid, name) {
-        (Some(pid), Some(name)) => format!("process {pid} ({}) holds it", name.trim()),
-        _ => "a daemon or another program holds it".to_owned(),
-    }
+        .find(|words| words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&wanted.as_str()))?;
+    let pid = found[4].parse::<u32>().ok()?;
+    // One that is dying has no memory left: the line is there in every process but those.
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let name = status.lines().find_map(|l| l.strip_prefix("Name:"))?.trim();
+    let lives = status.lines().any(|l| l.starts_with("VmSize:"));
+    lives.then(|| format!("process {pid} ({name}) holds it"))
 }
 
 /// Who has a device open exclusively, as far as it can be told.

@@ -13,7 +13,7 @@ use evenkeel_ublk_target::control::{Failure, Request, client};
 
 use crate::cli::LocateArgs;
 use crate::progress::Shown;
-use crate::{Outcome, call_failure, engine, find, place, print, probe, start};
+use crate::{Outcome, call_failure, engine, find, held, place, print, probe, start};
 
 pub fn run(args: &LocateArgs) -> Outcome {
     let located = match start::name_alone(&args.what) {
@@ -44,19 +44,18 @@ fn on_disks(paths: &[PathBuf], byte: u64) -> Result<Located, Failure> {
         identities.push((&**path, probe::identify(path)?));
     }
     probe::check_distinct(identities)?;
-    let (engine, world) = engine::open()?;
     // Locked against daemons that write: else the answer would be of no moment at all.
-    let disks: Result<Vec<UringDisk>, Failure> = paths
-        .iter()
-        .map(|path| {
-            engine::open_disk(&engine, path, Access::ReadOnly).map_err(|mut e| {
-                if e.code == 13 {
-                    e.message.push_str(" Ask a running array by its name: evenkeel locate NAME.");
-                }
-                e
-            })
-        })
-        .collect();
+    for path in paths {
+        held::check_still(path).map_err(|mut e| {
+            if e.code == 13 {
+                e.message.push_str(" Ask a running array by its name: evenkeel locate NAME");
+            }
+            e
+        })?;
+    }
+    let (engine, world) = engine::open()?;
+    let disks: Result<Vec<UringDisk>, Failure> =
+        paths.iter().map(|path| engine::open_disk(&engine, path, Access::ReadOnly)).collect();
     let disks = disks?;
     let shown = Shown::new();
     let progress = |p: Progress| {

@@ -30,19 +30,11 @@ pub fn run(args: &StatusArgs) -> Outcome {
     if args.test {
         return Ok(test(args.name.as_deref()));
     }
-    let paint = |line: bool| match &args.name {
-        Some(name) => {
-            let value = ask(name).map_err(|e| (gone(&e), call_failure(name, e)))?;
-            let text = if args.json { json(&value, line) } else { table(&parse(name, value)?) };
-            Ok(text)
-        }
-        None => Ok(all(args.json, line)?),
-    };
-    if !args.watch {
-        print(&paint(false).map_err(|e: Unpainted| e.failure)?);
-        return Ok(0);
+    if args.watch {
+        return watch(args);
     }
-    watch(args, paint)
+    print(&paint(args, false).map_err(|e| e.failure)?);
+    Ok(0)
 }
 
 /// Why there is nothing to show.
@@ -52,28 +44,28 @@ struct Unpainted {
     failure: Failure,
 }
 
-impl From<(bool, Failure)> for Unpainted {
-    fn from((gone, failure): (bool, Failure)) -> Unpainted {
-        Unpainted { gone, failure }
-    }
-}
-
 impl From<Failure> for Unpainted {
     fn from(failure: Failure) -> Unpainted {
         Unpainted { gone: false, failure }
     }
 }
 
-fn gone(e: &CallError) -> bool {
-    matches!(e, CallError::NoDaemon)
+/// What is to be shown now; JSON on one line or on many.
+fn paint(args: &StatusArgs, line: bool) -> Result<String, Unpainted> {
+    let Some(name) = &args.name else { return Ok(all(args.json, line)?) };
+    let value = ask(name).map_err(|e| Unpainted {
+        gone: matches!(e, CallError::NoDaemon),
+        failure: call_failure(name, e),
+    })?;
+    Ok(if args.json { json(&value, line) } else { table(&parse(name, value)?) })
 }
 
 /// Paints every second until the array that was there is gone, or the reader is.
-fn watch(args: &StatusArgs, paint: impl Fn(bool) -> Result<String, Unpainted>) -> Outcome {
+fn watch(args: &StatusArgs) -> Outcome {
     let over = !args.json && std::io::stdout().is_terminal();
     let mut seen = false;
     loop {
-        let text = match paint(args.json) {
+        let text = match paint(args, args.json) {
             Ok(text) => text,
             Err(e) if e.gone && seen => {
                 eprintln!("evenkeel: The array has stopped.");
@@ -83,13 +75,11 @@ fn watch(args: &StatusArgs, paint: impl Fn(bool) -> Result<String, Unpainted>) -
         };
         // Each line is cleared to its end, then what is below: nothing flickers.
         let shown = if over {
-            format!("\x1b[H{}\x1b[K\n\x1b[J", text.replace('\n', "\x1b[K\n"))
+            let first = if seen { "" } else { "\x1b[2J" };
+            format!("{first}\x1b[H{}\x1b[K\n\x1b[J", text.replace('\n', "\x1b[K\n"))
         } else {
             text
         };
-        if over && !seen {
-            print!("\x1b[2J");
-        }
         seen = true;
         if !print(&shown) {
             return Ok(0);
