@@ -233,7 +233,7 @@ impl<W: World> Array<W> {
         let survey = reader.survey(&|done, all| progress(Progress::ReadLog(done, all))).await;
         let mut log = Salvage { sb: &sb, force: options.force }.log(survey, &mut notices)?;
         let mut old_ring = match find_ring(world, &sb, &log.contents, &mut notices) {
-            Err(e) if options.force => {
+            Err(e) if options.force && e.kind == ErrorKind::LogDamaged => {
                 notices.push(give_up_ring(&g, &e));
                 None
             }
@@ -258,7 +258,9 @@ impl<W: World> Array<W> {
                     repairs.extend(more);
                     break (r, repairs);
                 }
-                Err(e) if options.force && old_ring.is_some() => {
+                Err(e)
+                    if options.force && old_ring.is_some() && e.kind == ErrorKind::LogDamaged =>
+                {
                     notices.push(give_up_ring(&g, &e));
                     old_ring = None;
                 }
