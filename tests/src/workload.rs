@@ -323,34 +323,19 @@ fn make(name: &str, m: &mut Maker<'_>) -> Script {
         "transaction" => {
             prepare = m.filled(4);
             let s = m.stripe();
-            let a = vec![
-                m.together(&[0, 1, 3]),
-                m.whole_together(1, [2, 4]),
-                Op::Flush,
-                m.together(&[0, 4]),
-            ];
-            let b = vec![
-                m.whole(1),
-                m.together(&[1, 2]),
-                Op::Discard(2 * s, 2 * s, false),
-                m.partial(0, 4),
-            ];
-            vec![clients([a, b]), clients([vec![m.together(&[0, 2, 3]), Op::Destage]])]
+            let a = vec![m.together(&[0, 1, 3]), m.whole_together(1, [2, 4]), Op::Flush];
+            let b = vec![m.whole(1), m.together(&[1, 2]), Op::Discard(2 * s, 2 * s, false)];
+            vec![clients([a, b]), clients([vec![m.together(&[0, 2]), Op::Destage]])]
         }
         "transaction-fail" => {
             prepare = m.filled(3);
             let (disk, fault) = (m.disk(), m.fault());
-            let mut a = vec![
-                m.together(&[0, 1, 2]),
-                m.whole_together(0, [1, 3]),
-                Op::Flush,
-                m.together(&[1, 2]),
-            ];
+            let mut a = vec![m.together(&[0, 1, 2]), m.whole_together(0, [1, 3]), Op::Flush];
             let broken =
                 if m.rng.one_in(4) { Op::FailMember(disk) } else { Op::Break(disk, fault) };
             a.insert(m.rng.index(2), broken);
-            let b = vec![m.partial(0, 3), m.whole(1), m.read(4)];
-            vec![clients([a, b]), clients([vec![Op::Destage, m.together(&[0, 1])]])]
+            let b = vec![m.partial(0, 3), m.whole(1), m.together(&[0, 2]), m.read(4)];
+            vec![clients([a, b])]
         }
         other => panic!("there is no workload `{other}`"),
     };

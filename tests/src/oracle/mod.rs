@@ -50,7 +50,7 @@ pub enum Floor {
 enum Effect {
     Write(Rc<[u8]>),
     /// Ranges (at, content) that are written together; at and len of the request span them.
-    Together(Vec<(u64, Rc<[u8]>)>),
+    Together(Parts),
     Zero,
     Flush,
 }
