@@ -236,3 +236,35 @@ stop errors
 start errors
 intact errors
 stop errors
+
+# --- disks that hang -----------------------------------------------------------------------------
+
+# hanging_disk NAME : does nothing any more after hang NAME.
+hanging_disk() { fuse_disk "$1" --filter=pause file "$work/fuse/$1/image" pause-control="$work/fuse/$1/control"; }
+hang() {
+	/usr/bin/python3 - "$work/fuse/$1/control" <<-PYTHON || die "$1 cannot be paused"
+		import socket, sys
+		s = socket.socket(socket.AF_UNIX)
+		s.connect(sys.argv[1])
+		s.send(b"p")
+		assert s.recv(1) == b"P"
+	PYTHON
+}
+
+step "members that hang: what waits for them goes on within the bound"
+hanging_disk stuck
+hanging_disk frozen
+members=("$(disk_of stuck)" "$(disk_of frozen)" "$work"/disks/hung.{2,3,4,5})
+truncate -s 64M "${members[@]:2}"
+expect 0 "$EK" create hung --level raid6 "${members[@]}"
+start hung --io-timeout 1 "${members[@]}"
+fill hung
+hang stuck
+intact hung
+failed hung "$(disk_of stuck)" 1 "no answer"
+hang frozen
+writes hung 1
+failed hung "$(disk_of frozen)" 0 "no answer"
+writes hung 2
+"$EK" wait hung destage --timeout 60
+intact hung
