@@ -12,13 +12,14 @@ need nbdcopy nbdsh jq
 
 # --- broken disks --------------------------------------------------------------------------------
 
-servers=() mounts=()
+servers=() mounts=() loops=()
 let_go() {
 	local i
 	if ((${#servers[@]})); then kill -9 "${servers[@]}" 2>/dev/null || :; fi
+	for ((i = 0; i < ${#loops[@]}; i++)); do losetup -d "${loops[i]}" 2>/dev/null || :; done
 	for ((i = ${#mounts[@]} - 1; i >= 0; i--)); do umount -l "${mounts[i]}" 2>/dev/null || :; done
 }
-trap 'code=$?; let_go; (exit $code); take_down' EXIT
+trap 'code=$?; set +e; let_go; (exit $code); take_down' EXIT
 
 # fuse_disk NAME NBDKIT-ARGUMENT... : a member that nbdkit serves, at $work/fuse/NAME/disk.
 fuse_disk() {
@@ -239,8 +240,13 @@ stop errors
 
 # --- disks that hang -----------------------------------------------------------------------------
 
-# hanging_disk NAME : does nothing any more after hang NAME.
-hanging_disk() { fuse_disk "$1" --filter=pause file "$work/fuse/$1/image" pause-control="$work/fuse/$1/control"; }
+# hanging_disk NAME : sets loop= to a device that does nothing any more after hang NAME. A device,
+# since a file on a FUSE whose server hangs makes whoever asks it wait, not only for the answer.
+hanging_disk() {
+	fuse_disk "$1" --filter=pause file "$work/fuse/$1/image" pause-control="$work/fuse/$1/control"
+	loop=$(losetup --find --show --direct-io=on "$(disk_of "$1")") || die "there is no loop device"
+	loops+=("$loop")
+}
 hang() {
 	/usr/bin/python3 - "$work/fuse/$1/control" <<-PYTHON || die "$1 cannot be paused"
 		import socket, sys
@@ -253,18 +259,20 @@ hang() {
 
 step "members that hang: what waits for them goes on within the bound"
 hanging_disk stuck
+stuck=$loop
 hanging_disk frozen
-members=("$(disk_of stuck)" "$(disk_of frozen)" "$work"/disks/hung.{2,3,4,5})
+frozen=$loop
+members=("$stuck" "$frozen" "$work"/disks/hung.{2,3,4,5})
 truncate -s 64M "${members[@]:2}"
 expect 0 "$EK" create hung --level raid6 "${members[@]}"
 start hung --io-timeout 1 "${members[@]}"
 fill hung
 hang stuck
 intact hung
-failed hung "$(disk_of stuck)" 1 "no answer"
+failed hung "$stuck" 1 "no answer"
 hang frozen
 writes hung 1
-failed hung "$(disk_of frozen)" 0 "no answer"
+failed hung "$frozen" 0 "no answer"
 writes hung 2
 "$EK" wait hung destage --timeout 60
 intact hung
