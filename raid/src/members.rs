@@ -471,8 +471,11 @@ impl<W: World> Members<W> {
                     return (member, Some(Ok(())));
                 };
                 let asked = async {
-                    let found = disk.read(SUPERBLOCK_A, Buf::new(BLOCK)).await.0;
-                    found.and(disk.flush().await)
+                    // A sector that cannot be read is an answer, too: the disk is there.
+                    match disk.read(SUPERBLOCK_A, Buf::new(BLOCK)).await.0 {
+                        Err(DiskError::Gone) => Err(DiskError::Gone),
+                        _ => disk.flush().await,
+                    }
                 };
                 let done = this.0.watch.wait(&this.0.world, member, Kind::Write, asked).await;
                 (member, done)

@@ -47,9 +47,8 @@ impl<W: World> Array<W> {
             for a in &state.adopted {
                 journal.adopt(a.lsn, &a.record, a.data.clone(), a.last);
             }
-            // Also without a fence: what was dropped had these.
-            journal.skip_to(log.max_lsn.next());
             if state.fence {
+                journal.skip_to(log.max_lsn.next());
                 let checkpoint = Record::Checkpoint { incarnation };
                 journal.adopt(journal.next_lsn(), &checkpoint, Vec::new(), true);
             }
