@@ -155,9 +155,9 @@ impl LogContents {
     }
 }
 
-/// The members whose log areas are read.
+/// The devices whose log areas are read.
 pub struct LogReader<'a, D: Disk> {
-    /// Trusted members, with their indexes.
+    /// Trusted devices of the log, with their indexes.
     pub members: &'a [(MemberIndex, D)],
     /// Where the log lies.
     pub geometry: LogGeometry,

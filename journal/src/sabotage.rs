@@ -20,6 +20,10 @@ pub enum Sabotage {
     AckBeforeDurable,
     /// A Place is committed before the chunks it names were flushed.
     PlaceBeforeFlush,
+    /// The same where the log is on journal devices: these are flushed, the members are not.
+    PlaceFlushesLogAlone,
+    /// I5: FLUSH flushes the members where the log is on journal devices.
+    FlushOfMembersAlone,
     /// P5: the ring of a dead daemon is not looked at.
     RingIgnored,
     /// P3: a transaction is appended one record after the other.
@@ -28,7 +32,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them, with the names that tests use.
-    pub const ALL: [(&'static str, Sabotage); 10] = [
+    pub const ALL: [(&'static str, Sabotage); 12] = [
         ("parity-not-logged", Sabotage::ParityNotLogged),
         ("tail-before-flush", Sabotage::TailBeforeFlush),
         ("tail-reuse", Sabotage::TailReuse),
@@ -37,6 +41,8 @@ impl Sabotage {
         ("flush-skipped", Sabotage::FlushSkipped),
         ("ack-before-durable", Sabotage::AckBeforeDurable),
         ("place-before-flush", Sabotage::PlaceBeforeFlush),
+        ("place-flushes-log-alone", Sabotage::PlaceFlushesLogAlone),
+        ("flush-of-members-alone", Sabotage::FlushOfMembersAlone),
         ("ring-ignored", Sabotage::RingIgnored),
         ("transaction-split", Sabotage::TransactionSplit),
     ];

@@ -8,6 +8,7 @@
 //! - one of them lacks it: it never came in force and is dropped.
 
 use crate::error::{ArrayError, ErrorKind};
+use crate::geometry::LogHome;
 use crate::status::MemberState;
 use crate::superblock::{Phase, Superblock};
 
@@ -41,8 +42,10 @@ pub struct Decision {
     pub epoch: Superblock,
     /// Which disk is which current member: index in the table → index in what was found.
     pub current: Vec<Option<usize>>,
-    /// Disks that are members, but of an older epoch, or that failed.
+    /// Disks that are members or journal devices, but of an older epoch, or that failed.
     pub stale: Vec<usize>,
+    /// How many of these are journal devices.
+    pub stale_journals: usize,
     /// Some current member does not bear the epoch on both copies B and C. They must before a
     /// newer one is prepared over copy A, or a cut would leave it with the parent alone.
     pub unmarked: bool,
@@ -94,6 +97,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
     let mut current: Vec<Option<usize>> = vec![None; epoch.members.len()];
     let mut stale = Vec::new();
     let mut unmarked = false;
+    let mut stale_journals = 0;
     for (i, f) in found.iter().enumerate() {
         let uuid = f.any().uuid();
         let Some(index) = epoch.members.iter().position(|m| m.uuid == uuid) else {
@@ -107,6 +111,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
                 ),
             ));
         };
+        let is_journal = index >= epoch.geometry.members();
         // Case EG: it bears the epoch. Case EH: but is not active in it.
         if f.bears(epoch.epoch_id) {
             if epoch.members[index].state == MemberState::Active {
@@ -116,6 +121,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
                 unmarked |= f.copies.iter().filter(marked).count() < 2;
             } else {
                 stale.push(i);
+                stale_journals += usize::from(is_journal);
             }
             continue;
         }
@@ -136,13 +142,14 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
         }
         // Case EI: it missed something.
         stale.push(i);
+        stale_journals += usize::from(is_journal);
     }
     let epoch = Superblock { phase: Phase::InForce, ..epoch.clone() };
-    Ok(Decision { epoch, current, stale, unmarked })
+    Ok(Decision { epoch, current, stale, stale_journals, unmarked })
 }
 
 impl Decision {
-    /// Members that are in the epoch as active, but are not there now.
+    /// Members and journal devices that are in the epoch as active, but are not there now.
     #[must_use]
     pub fn absent(&self) -> Vec<usize> {
         let active = |i: &usize| self.epoch.members[*i].state == MemberState::Active;
@@ -155,12 +162,13 @@ impl Decision {
     /// `TooFew` if fewer than k are left; or, unless `accept_missing`, if k or more of the newest
     /// epoch's active members are absent: these could have gone on without the present ones.
     pub fn quorum(&self, accept_missing: bool) -> Result<(), ArrayError> {
-        let (k, n) = (self.epoch.geometry.data, self.current.len());
-        let present = self.current.iter().flatten().count();
-        let absent = self.absent();
+        let (k, n) = (self.epoch.geometry.data, self.epoch.geometry.members());
+        let present = self.current[..n].iter().flatten().count();
+        let absent: Vec<usize> = self.absent().into_iter().filter(|i| *i < n).collect();
+        let stale_members = self.stale.len() - self.stale_journals;
         // Case EK: too few to give the content.
         if present < k {
-            let (kind, stale) = match self.stale.len() {
+            let (kind, stale) = match stale_members {
                 0 => (ErrorKind::TooFew, String::new()),
                 s if present + s >= k => (
                     ErrorKind::Disagree,
@@ -199,6 +207,59 @@ impl Decision {
         Ok(())
     }
 
+    /// Journal devices that are current, and how many may be out; None if the log is on the
+    /// members.
+    fn journals(&self) -> Option<(usize, usize)> {
+        let g = &self.epoch.geometry;
+        let present = self.current[g.members()..].iter().flatten().count();
+        (g.log_home == LogHome::Journals).then(|| (present, g.journal_tolerance()))
+    }
+
+    /// Case EO: too many journal devices are out, but the last stop emptied the log, or a person
+    /// gives up what it held. So the log begins anew on the members.
+    #[must_use]
+    pub fn log_goes_home(&self, force: bool) -> bool {
+        let out = |present| self.epoch.geometry.journals - present;
+        let too_many = self.journals().is_some_and(|(present, most)| out(present) > most);
+        too_many && (self.epoch.clean || force)
+    }
+
+    /// Whether the log can be had, or is given up by force.
+    ///
+    /// # Errors
+    /// `LogDamaged` if all journal devices are out and the last stop did not empty the log;
+    /// `TooFew` if some are there, but more are out than its commits survive.
+    pub fn quorum_of_log(&self, force: bool) -> Result<(), ArrayError> {
+        let Some((present, tolerated)) = self.journals() else { return Ok(()) };
+        let g = &self.epoch.geometry;
+        // Case EN: enough are there. Case EO: the log was empty, or is given up.
+        if g.journals - present <= tolerated || self.log_goes_home(force) {
+            return Ok(());
+        }
+        let absent: Vec<usize> = self.absent().into_iter().filter(|i| *i >= g.members()).collect();
+        let stale = match self.stale_journals {
+            0 => String::new(),
+            n => format!(
+                " {n} of the disks given are journal devices that are stale or failed: what they \
+                 hold is older than what the members know, so it is not read."
+            ),
+        };
+        let text = format!(
+            "The log of the array {} is on {} journal devices, of which {tolerated} may be missing; \
+             {present} are here. Missing: {}.{stale} The array was not stopped cleanly, so the log \
+             holds acknowledged writes that are nowhere else. Nothing was written. Bring back the \
+             missing journal devices and start again. With --force the log begins anew on the \
+             members, and all that it held is lost: at most {} bytes of acknowledged writes.",
+            self.epoch.name,
+            g.journals,
+            self.names(&absent),
+            g.journal_rows * g.log_width() as u64 * evenkeel_journal::BLOCK as u64
+        );
+        // Case EQ: there is no log. Case EP: the others hold what was promised.
+        let kind = if present == 0 { ErrorKind::LogDamaged } else { ErrorKind::TooFew };
+        Err(ArrayError::new(kind, text))
+    }
+
     /// Index and UUID of some members, for people.
     fn names(&self, members: &[usize]) -> String {
         if members.is_empty() {
@@ -217,7 +278,8 @@ impl Decision {
             return None;
         }
         let (name, names) = (&self.epoch.name, self.names(&absent));
-        Some(if absent.len() >= self.epoch.geometry.data {
+        let members = absent.iter().filter(|i| **i < self.epoch.geometry.members()).count();
+        Some(if members >= self.epoch.geometry.data {
             format!(
                 "Warning: the array {name} is started without the members {names}, which are \
                  enough to have gone on without those that are here. If they did, everything that \
@@ -310,6 +372,62 @@ mod tests {
         assert!(d.quorum(false).is_ok());
         found.push(found[1].clone());
         assert_eq!(decide(&found).expect_err("clone").kind, ErrorKind::Foreign);
+    }
+
+    /// `sample()` with `j` journal devices, and all its disks.
+    fn with_journals(j: usize, clean: bool) -> Vec<Found> {
+        let mut s = sample();
+        s.clean = clean;
+        s.geometry = s.geometry.with_journals(j, 64 << 20, None).expect("fits");
+        let extra = (0..j)
+            .map(|i| crate::superblock::MemberEntry { uuid: 900 + i as u128, ..s.members[0] });
+        let extra: Vec<_> = extra.collect();
+        s.members.extend(extra);
+        let mut found = all(&s);
+        found.extend((6..6 + j as u8).map(|index| Found {
+            path: format!("journal{index}"),
+            copies: vec![Superblock { index, ..s.clone() }],
+        }));
+        found
+    }
+
+    #[test]
+    fn a_start_needs_as_many_journal_devices_as_the_commits_do() {
+        for j in 1..=4usize {
+            let tolerated = 2.min(j - 1);
+            for gone in 0..=j {
+                for clean in [false, true] {
+                    let mut found = with_journals(j, clean);
+                    found.truncate(6 + j - gone);
+                    let d = decide(&found).expect("decides");
+                    let kind = match gone {
+                        _ if clean || gone <= tolerated => None,
+                        all if all == j => Some(ErrorKind::LogDamaged),
+                        _ => Some(ErrorKind::TooFew),
+                    };
+                    let log = d.quorum_of_log(false).err().map(|e| e.kind);
+                    assert_eq!((log, d.quorum(false)), (kind, Ok(())), "{j} {gone} {clean}");
+                    assert_eq!(d.log_goes_home(false), clean && gone > tolerated);
+                    assert_eq!(d.log_goes_home(true), gone > tolerated);
+                    assert!(d.quorum_of_log(true).is_ok());
+                    assert_eq!(d.absent().len(), gone);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_old_copy_of_a_journal_device_is_no_journal_device() {
+        let mut found = with_journals(1, false);
+        let next = child(&found[0].copies[0].clone(), 66, Phase::InForce);
+        (0..6).for_each(|i| bear(&mut found[i], &next));
+        let d = decide(&found).expect("decides");
+        assert_eq!((d.stale.clone(), d.stale_journals, d.current[6]), (vec![6], 1, None));
+        let e = d.quorum_of_log(false).expect_err("no log");
+        assert!(e.kind == ErrorKind::LogDamaged && e.message.contains("stale"), "{e}");
+        // Journal devices do not count as members, whatever they bear.
+        let d = decide(&found[3..]).expect("decides");
+        assert_eq!(d.quorum(true).expect_err("3 of 4").kind, ErrorKind::TooFew);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Where everything lies: areas of a member, columns of a slot, copies of a map page.
 //!
 //! Pure arithmetic. Offsets are in bytes of a member. The areas, in order: superblocks A and B,
-//! log, pages (roots, then map pages), checksums (none yet), slots, superblock C.
+//! log, pages (roots, then map pages), checksums (none yet), slots, superblock C. A journal device
+//! has the superblocks and a log alone.
 
 use evenkeel_journal::log::{LOST_ROWS, LogGeometry, SPARE_ROWS};
 use evenkeel_journal::{BLOCK, MemberIndex, Slot, Stripe};
@@ -29,6 +30,21 @@ pub const SLOT_RESERVE: u64 = 64;
 pub const MAX_REQUEST_BLOCKS: u64 = 256;
 /// Places of the ring at most.
 pub const CACHE_BLOCKS_MAX: u64 = 1 << 28;
+/// Journal devices of an array at most.
+pub const MAX_JOURNALS: usize = 8;
+/// Bytes of the log on every journal device, unless something else is asked for: at most.
+const JOURNAL_DEFAULT: u64 = 1 << 30;
+/// Bytes of a log area at most.
+const MAX_LOG: u64 = 64 << 30;
+
+/// Where the log is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogHome {
+    /// On the log areas of the members.
+    Members,
+    /// On the journal devices.
+    Journals,
+}
 
 /// The shape of an array. It changes only by growing (its generation rises).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +61,7 @@ pub struct Geometry {
     pub stripes: u64,
     /// Slots on the members.
     pub slots: u64,
-    /// Rows (blocks) of the log area.
+    /// Rows (blocks) of the members' log area.
     pub log_rows: u64,
     /// Where the page area begins.
     pub pages_offset: u64,
@@ -55,6 +71,14 @@ pub struct Geometry {
     pub member_bytes: u64,
     /// Blocks of the cache.
     pub cache_blocks: u64,
+    /// j: journal devices; they follow the members in the member table.
+    pub journals: usize,
+    /// Where the log is: on the journal devices, unless there are none left.
+    pub log_home: LogHome,
+    /// Rows (blocks) of the journal devices' log area.
+    pub journal_rows: u64,
+    /// Bytes used of every journal device.
+    pub journal_bytes: u64,
 }
 
 impl Geometry {
@@ -62,6 +86,57 @@ impl Geometry {
     #[must_use]
     pub fn members(&self) -> usize {
         self.data + self.parity
+    }
+
+    /// Entries of the member table: members and journal devices.
+    #[must_use]
+    pub fn table(&self) -> usize {
+        self.members() + self.journals
+    }
+
+    /// Whether this index of the member table is a journal device's.
+    #[must_use]
+    pub fn is_journal(&self, member: MemberIndex) -> bool {
+        member.at() >= self.members()
+    }
+
+    /// Journal devices that may be lost as long as the log is there.
+    #[must_use]
+    pub fn journal_tolerance(&self) -> usize {
+        self.parity.min(self.journals.saturating_sub(1))
+    }
+
+    /// Indices of the devices that hold the log.
+    #[must_use]
+    pub fn log_devices(&self) -> std::ops::Range<usize> {
+        match self.log_home {
+            LogHome::Members => 0..self.members(),
+            LogHome::Journals => self.members()..self.table(),
+        }
+    }
+
+    /// Devices of the log that may be lost.
+    #[must_use]
+    pub fn log_tolerance(&self) -> usize {
+        match self.log_home {
+            LogHome::Members => self.parity,
+            LogHome::Journals => self.journal_tolerance(),
+        }
+    }
+
+    /// Data columns of a commit at most.
+    #[must_use]
+    pub fn log_width(&self) -> usize {
+        self.data.min(self.log_devices().len() - self.log_tolerance())
+    }
+
+    /// Rows of the log where it is.
+    #[must_use]
+    pub fn rows_of_log(&self) -> u64 {
+        match self.log_home {
+            LogHome::Members => self.log_rows,
+            LogHome::Journals => self.journal_rows,
+        }
     }
 
     /// Blocks of a stripe (data alone).
@@ -100,7 +175,7 @@ impl Geometry {
     #[must_use]
     pub fn place_rows(&self) -> u64 {
         let bytes = self.place_record_bytes();
-        let most = evenkeel_journal::commit::rows_at_most(0, bytes, self.data);
+        let most = evenkeel_journal::commit::rows_at_most(0, bytes, self.log_width());
         if bytes <= evenkeel_journal::commit::INLINE_MAX { most } else { most + 1 }
     }
 
@@ -110,11 +185,12 @@ impl Geometry {
         LogGeometry {
             array,
             offset: LOG_OFFSET,
-            rows: self.log_rows,
-            data: self.data,
-            parity: self.parity,
-            members: self.members(),
+            rows: self.rows_of_log(),
+            data: self.log_width(),
+            parity: self.log_tolerance(),
+            members: self.log_devices().len(),
             place_rows: self.place_rows(),
+            apart: self.log_home == LogHome::Journals,
         }
     }
 
@@ -171,10 +247,22 @@ impl Geometry {
             .collect()
     }
 
-    /// Byte of superblock copy C.
+    /// Byte of superblock copy C of a member.
     #[must_use]
     pub fn superblock_c(&self) -> u64 {
         self.member_bytes - SUPERBLOCK_BYTES
+    }
+
+    /// Bytes used of a member or journal device.
+    #[must_use]
+    pub fn bytes_of(&self, member: MemberIndex) -> u64 {
+        if self.is_journal(member) { self.journal_bytes } else { self.member_bytes }
+    }
+
+    /// Byte of superblock copy C of a member or journal device.
+    #[must_use]
+    pub fn superblock_c_of(&self, member: MemberIndex) -> u64 {
+        self.bytes_of(member) - SUPERBLOCK_BYTES
     }
 
     /// Slots beyond the stripes: 1/64, and enough for the whole stripes of the largest request
@@ -192,8 +280,8 @@ impl Geometry {
         let request = self.max_request_blocks();
         let stripes = request.div_ceil(self.stripe_blocks()) + 1;
         let meta = request as usize * 4 + stripes as usize * (self.place_record_bytes() + 64);
-        let rows =
-            evenkeel_journal::commit::rows_at_most(request as usize, meta, self.data) + stripes;
+        let rows = evenkeel_journal::commit::rows_at_most(request as usize, meta, self.log_width())
+            + stripes;
         2 * (rows + (stripes + 1) * self.place_rows() + SPARE_ROWS + LOST_ROWS)
     }
 
@@ -220,8 +308,8 @@ impl Geometry {
         let block = BLOCK as u64;
         let log_of = |bytes: u64| log_bytes.unwrap_or((bytes / 16).clamp(1 << 20, 256 << 20));
         let log = log_of(member_bytes);
-        if log > 64 << 30 {
-            return usage("A log of more than 64G on a member is not possible.".into());
+        if log > MAX_LOG {
+            return usage("A log of more than 64G on a disk is not possible.".into());
         }
         let mut g = Geometry {
             level,
@@ -235,6 +323,10 @@ impl Geometry {
             slots_offset: 0,
             member_bytes: member_bytes / MEMBER_GRAIN * MEMBER_GRAIN,
             cache_blocks: 0,
+            journals: 0,
+            log_home: LogHome::Members,
+            journal_rows: 0,
+            journal_bytes: 0,
         };
         let fits = |g: &mut Geometry, stripes: u64, log: u64| {
             g.stripes = stripes;
@@ -279,6 +371,47 @@ impl Geometry {
         g.cache_blocks = (cache_bytes.unwrap_or(default) / block).max(least);
         if g.cache_blocks > CACHE_BLOCKS_MAX {
             return usage("A cache of more than 1T is not possible.".into());
+        }
+        Ok(g)
+    }
+
+    /// The same with the log on `journals` journal devices, of which the smallest has `bytes`.
+    ///
+    /// # Errors
+    /// Too many of them, or too small for the log asked for or for the smallest that works.
+    pub fn with_journals(
+        self,
+        journals: usize,
+        bytes: u64,
+        log_bytes: Option<u64>,
+    ) -> Result<Geometry, ArrayError> {
+        let usage = |m: String| Err(ArrayError::new(ErrorKind::Usage, m));
+        if journals == 0 || journals > MAX_JOURNALS || self.members() + journals > 255 {
+            return usage(format!(
+                "{journals} journal devices beside {} members are not possible: at most \
+                 {MAX_JOURNALS}, and 255 disks in all.",
+                self.members()
+            ));
+        }
+        if log_bytes.is_some_and(|b| b > MAX_LOG) {
+            return usage("A log of more than 64G on a disk is not possible.".into());
+        }
+        let block = BLOCK as u64;
+        let mut g = Geometry { journals, log_home: LogHome::Journals, ..self };
+        g.journal_bytes = bytes / MEMBER_GRAIN * MEMBER_GRAIN;
+        let room = g.journal_bytes.saturating_sub(LOG_OFFSET + SUPERBLOCK_BYTES) / block;
+        let asked = log_bytes.unwrap_or((room * block).min(JOURNAL_DEFAULT)) / block;
+        g.journal_rows = asked.max(g.least_log_rows());
+        if g.journal_rows > room {
+            let need = LOG_OFFSET + g.journal_rows * block + SUPERBLOCK_BYTES;
+            return Err(ArrayError::new(
+                ErrorKind::TooSmall,
+                format!(
+                    "The smallest journal device has {bytes} bytes. The log of this array needs at \
+                     least {} bytes on every one. Nothing was written.",
+                    need.next_multiple_of(MEMBER_GRAIN)
+                ),
+            ));
         }
         Ok(g)
     }
@@ -327,6 +460,15 @@ mod tests {
                                 assert!(seen.insert(c), "a place is used once");
                             }
                         }
+                    }
+                    for j in 1..=MAX_JOURNALS {
+                        let g = g.with_journals(j, 64 << 20, None).expect("64 MiB are enough");
+                        let (t, w) = (g.log_tolerance(), g.log_width());
+                        assert!(t < j && t <= m && w >= 1 && w <= k && w + t <= j);
+                        assert!(t == m || t + 1 == j, "as many losses as can be");
+                        assert!(g.journal_rows >= g.least_log_rows());
+                        let c = g.superblock_c_of(MemberIndex((k + m) as u8));
+                        assert!(LOG_OFFSET + g.journal_rows * BLOCK as u64 <= c);
                     }
                     for slot in 0..10 {
                         let on: std::collections::HashSet<_> =

@@ -24,7 +24,7 @@ pub mod superblock;
 
 pub use array::{
     Array, Created, Extent, MAX_REQUEST, MAX_TRANSACTION, Transaction, TransactionBound,
-    TransactionError, TransactionSize, assemble, create, locate,
+    TransactionError, TransactionSize, assemble, create, create_with_journals, locate, plan,
 };
 pub use error::{ArrayError, ErrorKind, RequestError};
 pub use locate::Located;

@@ -399,5 +399,5 @@ pub async fn write_pages<W: World>(
     for done in join_all(writes).await {
         done?;
     }
-    members.flush().await
+    members.flush_members().await
 }

@@ -1,8 +1,10 @@
-//! ④ The members of a running array: I/O to each, and what becomes of one that fails (I3, I7, I8).
+//! ④ The members and journal devices of a running array: I/O to each, and what becomes of one that
+//! fails (I3, I7, I8).
 //!
 //! What must hold: when an operation here says that a member is gone, the failure is durable in
 //! the survivors' superblocks (I3), so the caller may acknowledge without it. A failure that
-//! would bring those out to more than m is never recorded: the array halts instead (I8).
+//! would bring those out to more than m is never recorded: the array halts instead (I8). Journal
+//! devices are counted apart: the log survives fewer of them, or as many.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,7 +17,7 @@ use evenkeel_journal::sync::{Lock, Signal, join_all};
 use evenkeel_journal::{BLOCK, Buf, Disk, DiskError, Lsn, MemberIndex, Segs, World};
 
 use crate::codec::Code;
-use crate::geometry::{SUPERBLOCK_A, SUPERBLOCK_B};
+use crate::geometry::{Geometry, LogHome, SUPERBLOCK_A, SUPERBLOCK_B};
 use crate::hung::{Kind, Watch};
 use crate::news::{self, Doing, News, Trouble};
 use crate::status::MemberState;
@@ -61,10 +63,34 @@ enum Mark {
     TooMany,
 }
 
+/// A copy of the superblock.
+#[derive(Clone, Copy)]
+enum Place {
+    A,
+    B,
+    C,
+}
+
+impl Place {
+    fn byte(self, g: &Geometry, member: MemberIndex) -> u64 {
+        match self {
+            Place::A => SUPERBLOCK_A,
+            Place::B => SUPERBLOCK_B,
+            Place::C => g.superblock_c_of(member),
+        }
+    }
+}
+
 struct Inner<W: World> {
     world: W,
     code: Code,
+    /// Members; the rest of the table are journal devices.
+    data: usize,
+    /// Members that may be out.
     parity: usize,
+    /// Journal devices that may be out.
+    journals_out: usize,
+    log_home: Cell<LogHome>,
     members: RefCell<Vec<Member<W::Disk>>>,
     superblock: RefCell<Superblock>,
     epoch_lock: Lock,
@@ -90,7 +116,7 @@ impl<W: World> Clone for Members<W> {
 }
 
 impl<W: World> Members<W> {
-    /// The members of `superblock`'s epoch; `disks` by index, None for those that are not there.
+    /// The members and journal devices of `superblock`'s epoch; `disks` by index, None for those that are not there.
     #[must_use]
     pub fn new(
         world: &W,
@@ -115,7 +141,10 @@ impl<W: World> Members<W> {
         let members = disks.into_iter().zip(&superblock.members).map(member).collect();
         Members(Rc::new(Inner {
             world: world.clone(),
+            data: superblock.geometry.members(),
             parity: superblock.geometry.parity,
+            journals_out: superblock.geometry.journal_tolerance(),
+            log_home: Cell::new(superblock.geometry.log_home),
             code,
             members: RefCell::new(members),
             superblock: RefCell::new(superblock),
@@ -221,10 +250,50 @@ impl<W: World> Members<W> {
         self.0.members.borrow()[member.at()].state == MemberState::Active
     }
 
-    /// Number of members that are not active.
+    /// Number of members and journal devices that are not active.
     #[must_use]
     pub fn gone(&self) -> usize {
-        self.0.members.borrow().iter().filter(|m| m.state != MemberState::Active).count()
+        self.gone_members() + self.gone_journals()
+    }
+
+    /// Number of members that are not active.
+    #[must_use]
+    pub fn gone_members(&self) -> usize {
+        out(&self.0.members.borrow()[..self.0.data])
+    }
+
+    /// Number of journal devices that are not active.
+    #[must_use]
+    pub fn gone_journals(&self) -> usize {
+        out(&self.0.members.borrow()[self.0.data..])
+    }
+
+    /// How many more disks may be lost, whichever they are.
+    #[must_use]
+    pub fn can_lose(&self) -> usize {
+        let left = self.0.parity.saturating_sub(self.gone_members());
+        match self.0.log_home.get() {
+            LogHome::Members => left,
+            LogHome::Journals => {
+                left.min(self.0.journals_out.saturating_sub(self.gone_journals()))
+            }
+        }
+    }
+
+    /// The log is on the members from now on; an epoch has to say so.
+    pub fn log_goes_home(&self) {
+        self.0.log_home.set(LogHome::Members);
+    }
+
+    /// All that are active, ascending.
+    fn active(&self) -> Vec<MemberIndex> {
+        let members = self.0.members.borrow();
+        let active = members.iter().enumerate().filter(|(_, m)| m.state == MemberState::Active);
+        active.map(|(i, _)| MemberIndex(i as u8)).collect()
+    }
+
+    fn is_journal(&self, member: MemberIndex) -> bool {
+        member.at() >= self.0.data
     }
 
     /// State, path, read and write errors of a member.
@@ -283,7 +352,7 @@ impl<W: World> Members<W> {
             if self.is_active(member) {
                 self.trouble(member, Doing::Read, at, None);
                 // Where others can give what it holds, a disk that does not answer is failed.
-                if self.gone() < self.0.parity && !self.0.read_only {
+                if self.gone_members() < self.0.parity && !self.0.read_only {
                     let _ = self.fail(member).await;
                 }
             }
@@ -344,16 +413,29 @@ impl<W: World> Members<W> {
         }
     }
 
-    /// Makes every completed write to every active member stable (I5). A member that is just
-    /// being failed has missed something: this ends only when that is recorded (I3).
+    /// Makes every completed write to every active member and journal device stable (I5). One that
+    /// is just being failed has missed something: this ends only when that is recorded (I3).
     ///
     /// # Errors
     /// `Halted` as for [`Members::write`].
     pub async fn flush(&self) -> Result<(), Halted> {
+        self.flush_some(self.active()).await
+    }
+
+    /// Makes every completed write to every active member stable: chunks and pages.
+    ///
+    /// # Errors
+    /// `Halted` as for [`Members::write`].
+    pub async fn flush_members(&self) -> Result<(), Halted> {
+        let members = self.active().into_iter().filter(|m| !self.is_journal(*m));
+        self.flush_some(members.collect()).await
+    }
+
+    async fn flush_some(&self, some: Vec<MemberIndex>) -> Result<(), Halted> {
         if self.0.halted.get() {
             return Err(Halted);
         }
-        let all: Vec<_> = self.live().into_iter().map(|m| self.flush_one(m)).collect();
+        let all: Vec<_> = some.into_iter().map(|m| self.flush_one(m)).collect();
         for done in join_all(all).await {
             done?;
         }
@@ -481,7 +563,7 @@ impl<W: World> Members<W> {
                 (member, done)
             }
         };
-        for (member, done) in join_all(self.live().into_iter().map(ask).collect()).await {
+        for (member, done) in join_all(self.active().into_iter().map(ask).collect()).await {
             if done == Some(Ok(())) {
                 continue;
             }
@@ -497,12 +579,16 @@ impl<W: World> Members<W> {
     /// Marks a member failed in memory, unless that would leave too few.
     fn mark_failed(&self, member: MemberIndex) -> Mark {
         let mut members = self.0.members.borrow_mut();
-        let gone = members.iter().filter(|m| m.state != MemberState::Active).count();
+        let (gone, tolerated) = if self.is_journal(member) {
+            (out(&members[self.0.data..]), self.0.journals_out)
+        } else {
+            (out(&members[..self.0.data]), self.0.parity)
+        };
         let m = &mut members[member.at()];
         if m.state != MemberState::Active {
             return Mark::Already;
         }
-        if gone + 1 > self.0.parity {
+        if gone + 1 > tolerated {
             return Mark::TooMany;
         }
         m.state = MemberState::Failed;
@@ -541,22 +627,21 @@ impl<W: World> Members<W> {
                 entry.state = m.state;
             }
             next.phase = Phase::Prepared;
-            if !self.write_superblocks(&next, SUPERBLOCK_A).await? {
+            if !self.write_superblocks(&next, Place::A).await? {
                 continue;
             }
             // Decided: every survivor bears it.
             next.phase = Phase::InForce;
             *self.0.superblock.borrow_mut() = next.clone();
             base = next.clone();
-            let c = next.geometry.superblock_c();
-            let marked = self.write_superblocks(&next, SUPERBLOCK_B).await?
-                && self.write_superblocks(&next, c).await?;
+            let marked = self.write_superblocks(&next, Place::B).await?
+                && self.write_superblocks(&next, Place::C).await?;
             if marked {
                 break;
             }
         }
         let recorded = self.superblock();
-        let left = self.0.parity.saturating_sub(self.gone());
+        let left = self.can_lose();
         for (m, entry) in self.0.members.borrow_mut().iter_mut().zip(&recorded.members) {
             if m.state == entry.state && std::mem::take(&mut m.being_failed) {
                 let path = m.disk.as_ref().map_or_else(String::new, |d| d.facts().path);
@@ -580,16 +665,17 @@ impl<W: World> Members<W> {
         let _turn = self.0.epoch_lock.lock().await;
         let before = self.gone();
         let s = self.superblock();
-        self.write_superblocks(&s, SUPERBLOCK_B).await?;
-        self.write_superblocks(&s, s.geometry.superblock_c()).await?;
+        self.write_superblocks(&s, Place::B).await?;
+        self.write_superblocks(&s, Place::C).await?;
         Ok(self.gone() == before)
     }
 
     /// Writes one copy on all active members and flushes them. False: a member failed in between
     /// (it is marked so), and the epoch must name it.
-    async fn write_superblocks(&self, s: &Superblock, at: u64) -> Result<bool, Halted> {
+    async fn write_superblocks(&self, s: &Superblock, place: Place) -> Result<bool, Halted> {
         let one = |member: MemberIndex| {
             let disk = self.disk(member);
+            let at = place.byte(&s.geometry, member);
             let bytes = s.encode(member.0, at).freeze();
             let this = self.clone();
             async move {
@@ -604,13 +690,14 @@ impl<W: World> Members<W> {
                 (member, done)
             }
         };
-        let all = self.live().into_iter().map(one).collect();
+        let all = self.active().into_iter().map(one).collect();
         let mut whole = true;
         for (member, done) in join_all(all).await {
             if done == Some(Ok(())) {
                 continue;
             }
             whole = false;
+            let at = place.byte(&s.geometry, member);
             self.trouble(member, Doing::Write, at, done.and_then(Result::err));
             if self.mark_failed(member) == Mark::TooMany {
                 self.halt_without(member);
@@ -629,9 +716,8 @@ impl<W: World> Members<W> {
 
 impl<W: World> LogDevices for Members<W> {
     fn live(&self) -> Vec<MemberIndex> {
-        let members = self.0.members.borrow();
-        let active = members.iter().enumerate().filter(|(_, m)| m.state == MemberState::Active);
-        active.map(|(i, _)| MemberIndex(i as u8)).collect()
+        let on_journals = self.0.log_home.get() == LogHome::Journals;
+        self.active().into_iter().filter(|m| self.is_journal(*m) == on_journals).collect()
     }
 
     fn epoch(&self) -> u64 {
@@ -650,12 +736,21 @@ impl<W: World> LogDevices for Members<W> {
 
     fn flush(&self) -> impl Future<Output = Result<(), Halted>> + 'static {
         let this = self.clone();
-        async move { Members::flush(&this).await }
+        async move { this.flush_some(this.live()).await }
+    }
+
+    fn flush_members(&self) -> impl Future<Output = Result<(), Halted>> + 'static {
+        let this = self.clone();
+        async move { Members::flush_members(&this).await }
     }
 
     fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) {
         self.0.code.encode(data, parity);
     }
+}
+
+fn out<D>(members: &[Member<D>]) -> usize {
+    members.iter().filter(|m| m.state != MemberState::Active).count()
 }
 
 /// The array's code as the log's replay uses it.

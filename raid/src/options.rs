@@ -26,7 +26,7 @@ pub struct CreateOptions {
     pub parity: usize,
     /// Bytes of a chunk: a power of two from 4 KiB to 1 MiB. Default 64 KiB.
     pub chunk_bytes: u64,
-    /// Bytes of the log area on every member; None: chosen from the members' size.
+    /// Bytes of the log on every device that holds it; None: chosen from their size.
     pub log_bytes: Option<u64>,
     /// Bytes of the write-back cache (the ring's places); None: 64 MiB, less for small arrays.
     pub cache_bytes: Option<u64>,

@@ -38,11 +38,25 @@ pub enum MemberState {
     Stale,
 }
 
-/// One member.
+/// What a member is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It holds data and parity.
+    #[default]
+    Data,
+    /// It holds the log.
+    Journal,
+}
+
+/// One member or journal device.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MemberStatus {
     /// Index in the member table.
     pub index: u8,
+    /// Data, or the log.
+    #[serde(default)]
+    pub role: Role,
     /// Path; empty where it is not there.
     pub path: String,
     /// The member's own identity.
@@ -90,7 +104,7 @@ pub struct ScrubStatus {
 /// The disk log.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct LogStatus {
-    /// Bytes of the log areas of all members together.
+    /// Bytes of the log areas of all its devices together.
     pub size_bytes: u64,
     /// Bytes between tail and head.
     pub used_bytes: u64,
@@ -161,9 +175,9 @@ pub struct Status {
     pub ack: Ack,
     /// Number of the epoch in force.
     pub epoch: u64,
-    /// How many more members may be lost without loss of data.
+    /// How many more disks may be lost without loss of data, whichever they are.
     pub can_lose: u32,
-    /// The members, by index.
+    /// The members, then the journal devices, by index.
     pub members: Vec<MemberStatus>,
     /// The rebuild that goes on.
     pub rebuild: Option<RebuildStatus>,

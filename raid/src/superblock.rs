@@ -6,10 +6,10 @@
 use evenkeel_journal::bytes::{
     crc_without, get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64, put_u128,
 };
-use evenkeel_journal::{Buf, Lsn};
+use evenkeel_journal::{Buf, Lsn, MemberIndex};
 
 use crate::codec::Level;
-use crate::geometry::{CACHE_BLOCKS_MAX, Geometry, SUPERBLOCK_BYTES};
+use crate::geometry::{CACHE_BLOCKS_MAX, Geometry, LogHome, MAX_JOURNALS, SUPERBLOCK_BYTES};
 use crate::status::MemberState;
 
 /// First bytes of a member's superblock.
@@ -21,7 +21,9 @@ pub const COMPAT_KNOWN: u64 = 0;
 /// Features that must be known to write.
 pub const RO_COMPAT_KNOWN: u64 = 0;
 /// Features that must be known at all.
-pub const INCOMPAT_KNOWN: u64 = 0;
+pub const INCOMPAT_KNOWN: u64 = JOURNAL_DEVICES;
+/// Incompatible feature: there are journal devices.
+pub const JOURNAL_DEVICES: u64 = 1;
 /// Bytes of a name at most.
 pub const NAME_MAX: usize = 32;
 /// Epochs that are remembered.
@@ -99,7 +101,7 @@ pub struct Superblock {
     pub name: String,
     /// Earlier epochs in force, newest first: number and identity.
     pub history: Vec<(u64, u128)>,
-    /// The members.
+    /// The members, then the journal devices.
     pub members: Vec<MemberEntry>,
 }
 
@@ -155,6 +157,12 @@ impl Superblock {
         self.members[usize::from(self.index)].uuid
     }
 
+    /// Byte of copy C of the disk that bears this.
+    #[must_use]
+    pub fn copy_c(&self) -> u64 {
+        self.geometry.superblock_c_of(MemberIndex(self.index))
+    }
+
     /// The bytes of the copy that lies at byte `at` of member `index`.
     #[must_use]
     pub fn encode(&self, index: u8, at: u64) -> Buf {
@@ -179,7 +187,7 @@ impl Superblock {
         b[148] = g.level.to_u8();
         put_u16(&mut b, 152, g.data as u16);
         put_u16(&mut b, 154, g.parity as u16);
-        put_u16(&mut b, 156, self.members.len() as u16);
+        put_u16(&mut b, 156, g.members() as u16);
         put_u16(&mut b, 158, u16::from(index));
         put_u32(&mut b, 160, g.chunk_blocks);
         put_u32(&mut b, 164, evenkeel_journal::BLOCK as u32);
@@ -197,6 +205,11 @@ impl Superblock {
         put_u128(&mut b, 288, self.ring);
         put_u32(&mut b, 304, u32::from(self.ring != 0));
         put_u64(&mut b, 312, self.created);
+        put_u64(&mut b, 80, if g.journals > 0 { JOURNAL_DEVICES } else { 0 });
+        put_u16(&mut b, 320, g.journals as u16);
+        b[322] = u8::from(g.log_home == LogHome::Journals);
+        put_u64(&mut b, 328, g.journal_rows);
+        put_u64(&mut b, 336, g.journal_bytes);
         put_u128(&mut b, AT_HOST, self.host);
         b[AT_NAME..AT_NAME + self.name.len()].copy_from_slice(self.name.as_bytes());
         for (i, (number, id)) in self.history.iter().take(HISTORY).enumerate() {
@@ -255,13 +268,23 @@ impl Superblock {
             slots_offset: get_u64(b, 232),
             member_bytes: get_u64(b, 240),
             cache_blocks: get_u64(b, 248),
+            journals: usize::from(get_u16(b, 320)),
+            log_home: match b[322] {
+                0 => LogHome::Members,
+                1 => LogHome::Journals,
+                _ => return None,
+            },
+            journal_rows: get_u64(b, 328),
+            journal_bytes: get_u64(b, 336),
         };
         let index = get_u16(b, 158);
-        let sane = n <= 255
+        let table = n + geometry.journals;
+        let sane = table <= 255
+            && journals_are_sane(&geometry, get_u64(b, 80) & JOURNAL_DEVICES != 0)
             && data >= 1
             && parity >= 1
             && n == data + parity
-            && usize::from(index) < n
+            && usize::from(index) < table
             && get_u32(b, 164) == evenkeel_journal::BLOCK as u32
             && get_u64(b, 184) == crate::geometry::LOG_OFFSET
             && (1..=256).contains(&geometry.chunk_blocks)
@@ -284,7 +307,7 @@ impl Superblock {
         let name = &b[AT_NAME..AT_NAME + NAME_MAX];
         let name = &name[..name.iter().position(|c| *c == 0).unwrap_or(NAME_MAX)];
         let mut members = Vec::new();
-        for i in 0..n {
+        for i in 0..table {
             let at = AT_MEMBERS + i * MEMBER_ENTRY;
             members.push(MemberEntry {
                 uuid: get_u128(b, at),
@@ -325,6 +348,22 @@ impl Superblock {
     }
 }
 
+/// Whether what a superblock says of journal devices fits together.
+fn journals_are_sane(g: &Geometry, flag: bool) -> bool {
+    if g.journals == 0 {
+        return !flag
+            && g.log_home == LogHome::Members
+            && (g.journal_rows, g.journal_bytes) == (0, 0);
+    }
+    flag && g.journals <= MAX_JOURNALS
+        && (16..1 << 40).contains(&g.journal_rows)
+        && g.journal_bytes < 1 << 60
+        && crate::geometry::LOG_OFFSET
+            + g.journal_rows * evenkeel_journal::BLOCK as u64
+            + SUPERBLOCK_BYTES
+            <= g.journal_bytes
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -356,6 +395,34 @@ pub(crate) mod tests {
             name: "data".into(),
             history: vec![(4, 44), (3, 33)],
             members: (0..6).map(member).collect(),
+        }
+    }
+
+    #[test]
+    fn journal_devices_come_back_and_nonsense_does_not() {
+        let mut s = sample();
+        s.geometry = s.geometry.with_journals(2, 16 << 20, None).expect("fits");
+        let extra = (0..2).map(|i| MemberEntry { uuid: 900 + i, ..s.members[0] });
+        s.members.extend(extra.collect::<Vec<_>>());
+        for (index, home) in [(0, LogHome::Journals), (7, LogHome::Journals), (7, LogHome::Members)]
+        {
+            s.geometry.log_home = home;
+            let b = s.encode(index, 4096);
+            let back = Superblock::decode(&b, 4096).expect("whole");
+            assert_eq!(back, Superblock { index, ..s.clone() });
+            assert_eq!(back.copy_c() == (16 << 20) - 16384, index == 7);
+        }
+        let b = s.encode(7, 4096);
+        // The flag, too many, nowhere, no rows, too many rows, a device that is too small.
+        for (at, value) in [(80, 0), (320, 9), (322, 2), (328, 0), (331, 1), (338, 0)] {
+            let mut bad = b.to_vec();
+            bad[at] = value;
+            if at == 328 {
+                bad[328..336].fill(0);
+            }
+            let crc = crc_without(&bad, AT_CRC);
+            put_u32(&mut bad, AT_CRC, crc);
+            assert_eq!(Superblock::decode(&bad, 4096), Err(BadSuperblock::Damaged), "{at}");
         }
     }
 

@@ -12,13 +12,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use evenkeel_journal::{
-    BLOCK, Buf, Disk, DiskError, DiskFacts, Lsn, RingMem, RunIdentity, Segs, Slice, Slot, Stripe,
-    World,
+    BLOCK, Buf, Disk, DiskError, DiskFacts, Lsn, MemberIndex, RingMem, RunIdentity, Segs, Slice,
+    Slot, Stripe, World,
 };
 use evenkeel_raid::codec::{Code, Level};
 use evenkeel_raid::geometry::{
-    Geometry, LOG_OFFSET, MAX_REQUEST_BLOCKS, MEMBER_GRAIN, PAGE_ENTRIES, ROOT_BITS, SLOT_RESERVE,
-    SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES,
+    Geometry, LOG_OFFSET, LogHome, MAX_JOURNALS, MAX_REQUEST_BLOCKS, MEMBER_GRAIN, PAGE_ENTRIES,
+    ROOT_BITS, SLOT_RESERVE, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES,
 };
 use evenkeel_raid::map::{
     ENTRY_BYTES, Map, PAGE_HEAD, PAGE_MAGIC, PAGE_MAP, PAGE_ROOT, PAGE_VERSION, write_pages,
@@ -26,8 +26,8 @@ use evenkeel_raid::map::{
 use evenkeel_raid::members::Members;
 use evenkeel_raid::status::MemberState;
 use evenkeel_raid::superblock::{
-    COMPAT_KNOWN, HISTORY, INCOMPAT_KNOWN, MAGIC, MemberEntry, NAME_MAX, Phase, RO_COMPAT_KNOWN,
-    Superblock, VERSION,
+    COMPAT_KNOWN, HISTORY, INCOMPAT_KNOWN, JOURNAL_DEVICES, MAGIC, MemberEntry, NAME_MAX, Phase,
+    RO_COMPAT_KNOWN, Superblock, VERSION,
 };
 
 // ---- the tables of the page ----
@@ -101,6 +101,7 @@ fn the_constants_are_those_of_the_page() {
         ("COMPAT_KNOWN", COMPAT_KNOWN.to_string()),
         ("RO_COMPAT_KNOWN", RO_COMPAT_KNOWN.to_string()),
         ("INCOMPAT_KNOWN", INCOMPAT_KNOWN.to_string()),
+        ("JOURNAL_DEVICES", JOURNAL_DEVICES.to_string()),
         ("SUPERBLOCK_BYTES", SUPERBLOCK_BYTES.to_string()),
         ("SUPERBLOCK_A", SUPERBLOCK_A.to_string()),
         ("SUPERBLOCK_B", SUPERBLOCK_B.to_string()),
@@ -108,6 +109,7 @@ fn the_constants_are_those_of_the_page() {
         ("MEMBER_GRAIN", MEMBER_GRAIN.to_string()),
         ("SLOT_RESERVE", SLOT_RESERVE.to_string()),
         ("MAX_REQUEST_BLOCKS", MAX_REQUEST_BLOCKS.to_string()),
+        ("MAX_JOURNALS", MAX_JOURNALS.to_string()),
         ("NAME_MAX", NAME_MAX.to_string()),
         ("HISTORY", HISTORY.to_string()),
         ("PAGE_MAGIC", magic(&PAGE_MAGIC)),
@@ -174,8 +176,27 @@ fn sample() -> (Superblock, Vec<u8>) {
 #[test]
 fn a_superblock_lies_as_the_page_says() {
     let (s, states) = sample();
+    superblock_lies(s, states, 5);
+}
+
+#[test]
+fn a_superblock_with_journal_devices_lies_as_the_page_says() {
+    for home in [LogHome::Journals, LogHome::Members] {
+        let (mut s, mut states) = sample();
+        s.geometry = s.geometry.with_journals(3, 48 << 20, Some(7 << 20)).expect("it fits");
+        s.geometry.log_home = home;
+        for i in 0..3 {
+            s.members.push(MemberEntry { uuid: u128::MAX / 5 + i, ..s.members[0] });
+            states.push(1);
+        }
+        superblock_lies(s.clone(), states.clone(), 9);
+        superblock_lies(s, states, 1);
+    }
+}
+
+fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
     let g = s.geometry;
-    let (index, at) = (5u8, 65536u64);
+    let at = 65536u64;
     let b = s.encode(index, at);
     assert_eq!(b.len() as u64, SUPERBLOCK_BYTES);
     let mut history = Vec::new();
@@ -201,13 +222,13 @@ fn a_superblock_lies_as_the_page_says() {
         ("magic", MAGIC.to_vec()),
         ("version", le32(VERSION)),
         ("array", le128(s.array)),
-        ("member", le128(s.members[5].uuid)),
+        ("member", le128(s.members[usize::from(index)].uuid)),
         ("position", le64(at)),
         ("crc", le32(crc_with_zero(&b, 56))),
         ("bytes", le32(16384)),
         ("compat", le64(s.compat)),
         ("ro_compat", le64(s.ro_compat)),
-        ("incompat", le64(0)),
+        ("incompat", le64(u64::from(g.journals > 0))),
         ("epoch", le64(s.epoch)),
         ("phase", le32(2)),
         ("epoch_flags", le32(3)),
@@ -218,7 +239,7 @@ fn a_superblock_lies_as_the_page_says() {
         ("data", le16(4)),
         ("parity", le16(3)),
         ("members", le16(7)),
-        ("index", le16(5)),
+        ("index", le16(index.into())),
         ("chunk_blocks", le32(4)),
         ("block_bytes", le32(4096)),
         ("stripes", le64(g.stripes)),
@@ -237,7 +258,10 @@ fn a_superblock_lies_as_the_page_says() {
         ("ring", le128(s.ring)),
         ("ring_kind", le32(1)),
         ("created", le64(s.created)),
-        ("journals", vec![0; 32]),
+        ("journals", le16(g.journals as u16)),
+        ("log_home", vec![u8::from(g.log_home == LogHome::Journals)]),
+        ("journal_rows", le64(g.journal_rows)),
+        ("journal_bytes", le64(g.journal_bytes)),
         ("name", s.name.clone().into_bytes()),
         ("host", le128(s.host)),
         ("history", history),
@@ -269,7 +293,7 @@ fn unknown_flags_refuse_by_their_class() {
     let s = Superblock { ro_compat: 0, ..s };
     for (at, readable, writable) in [(64, true, true), (72, true, false), (80, false, false)] {
         let mut b = s.encode(0, 4096).to_vec();
-        b[at] = 1;
+        b[at] = 2;
         let crc = crc_with_zero(&b, 56);
         b[56..60].copy_from_slice(&crc.to_le_bytes());
         let read = Superblock::decode(&b, 4096).ok();
@@ -320,6 +344,29 @@ fn areas_are_computed_as_the_page_says() {
                     assert_eq!(at, g.pages_offset + (nth * 2 + u64::from(place)) * 4096);
                 }
             }
+        }
+        // Journal devices: their layout, and the t and w of §5.
+        for (j, size, log) in [(1, 40u64 << 20, None), (2, 5 << 30, None), (7, 64 << 20, Some(9))] {
+            let size = size + 4321;
+            let with = g.with_journals(j, size, log.map(|l| l << 20)).expect("it fits");
+            assert_eq!(Geometry { journals: 0, journal_rows: 0, journal_bytes: 0, ..with }, {
+                Geometry { log_home: LogHome::Journals, ..g }
+            });
+            assert_eq!(with.journal_bytes, size / 65536 * 65536);
+            let room = (with.journal_bytes - 131_072 - 16384) / 4096;
+            let asked = log.map_or(room.min(1 << 18), |l| (l << 20) / 4096);
+            assert_eq!(with.journal_rows, asked.max(with.least_log_rows()));
+            let (t, first) = (m.min(j - 1), MemberIndex((k + m) as u8));
+            assert_eq!((with.log_tolerance(), with.log_width()), (t, k.min(j - t)));
+            assert_eq!(with.log_devices(), k + m..k + m + j);
+            assert_eq!(with.superblock_c_of(first), with.journal_bytes - 16384);
+            assert_eq!(with.superblock_c_of(MemberIndex(0)), g.member_bytes - 16384);
+            let log = with.log(1);
+            assert_eq!((log.rows, log.data, log.parity), (with.journal_rows, k.min(j - t), t));
+            assert!(log.apart && !g.log(1).apart);
+            let home = Geometry { log_home: LogHome::Members, ..with }.log(1);
+            let own = g.log(1);
+            assert_eq!((home.rows, home.data, home.parity), (own.rows, own.data, own.parity));
         }
         // The smallest log of §11.
         let stripe_blocks = g.stripe_blocks();

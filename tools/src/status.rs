@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use evenkeel_raid::Status;
-use evenkeel_raid::status::State;
+use evenkeel_raid::status::{Role, State};
 use evenkeel_ublk_target::control::client::CallError;
 use evenkeel_ublk_target::control::{Failure, Request, client};
 
@@ -155,6 +155,10 @@ fn word(value: impl Serialize) -> String {
     }
 }
 
+fn journal(role: Role) -> &'static str {
+    if role == Role::Journal { ", journal" } else { "" }
+}
+
 fn table(s: &Status) -> String {
     let mut out = format!(
         "{}: {}, {} {}+{}, {} on {} ({}, ack {}{})\n",
@@ -170,7 +174,9 @@ fn table(s: &Status) -> String {
         if s.read_only { ", read-only" } else { "" },
     );
     out += &match (s.state, s.can_lose) {
-        (State::Failed, _) => "More members are gone than the code tolerates.\n".to_owned(),
+        (State::Failed, _) => {
+            "More disks are gone than the array, or its log, tolerates.\n".to_owned()
+        }
         (_, 0) => "No further member may be lost.\n".to_owned(),
         (_, 1) => "One more member may be lost without loss of data.\n".to_owned(),
         (_, n) => format!("{n} more members may be lost without loss of data.\n"),
@@ -184,7 +190,7 @@ fn table(s: &Status) -> String {
         t.add_row([
             m.index.to_string(),
             path.clone(),
-            word(m.state),
+            format!("{}{}", word(m.state), journal(m.role)),
             m.read_errors.to_string(),
             m.write_errors.to_string(),
             m.checksum_errors.to_string(),
@@ -239,6 +245,7 @@ mod tests {
     fn a_table_says_what_matters() {
         let members = (0..3).map(|index| MemberStatus {
             index,
+            role: Default::default(),
             path: if index == 1 { String::new() } else { format!("/dev/sd{index}") },
             uuid: format!("uuid-{index}"),
             state: if index == 1 { MemberState::Missing } else { MemberState::Active },

@@ -1,4 +1,5 @@
-//! ③ The disk log: one sequence of records, gathered into commits, written over the members.
+//! ③ The disk log: one sequence of records, gathered into commits, written over the log's devices:
+//! the members, or journal devices of its own.
 //!
 //! - [`Journal::reserve`] takes room for a request in one step: places, ring bytes, log rows.
 //! - [`Journal::append`] gives the records their LSNs and puts them into the ring.
@@ -7,7 +8,7 @@
 //! - [`Journal::hold`] and [`Journal::release`] say which records the tail may not pass (I2).
 //!
 //! The order of a commit is readable in `writer.rs`: gather, flush the members if a Place is in
-//! it, write the columns, move the ring's tail, flush if somebody waits, tell them.
+//! it (what it names lies there, wherever the log is), write the columns, move the ring's tail, flush if somebody waits, tell them.
 
 mod room;
 mod writer;
@@ -40,21 +41,24 @@ pub const IDLE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Halted;
 
-/// The members, as the log sees them. Implemented by the array.
+/// Members and log devices, as the log sees them. Implemented by the array.
 pub trait LogDevices: Clone + 'static {
-    /// The active members, ascending.
+    /// The active devices of the log, ascending.
     fn live(&self) -> Vec<MemberIndex>;
     /// Number of the epoch in force.
     fn epoch(&self) -> u64;
-    /// Writes to a member. `Ok(false)`: the member is gone, and its failure is durable (I3).
+    /// Writes to a device of the log. `Ok(false)`: it is gone, and its failure is durable (I3).
     fn write(
         &self,
         member: MemberIndex,
         at: u64,
         segs: Segs,
     ) -> impl Future<Output = Result<bool, Halted>> + 'static;
-    /// Makes all completed writes to all active members stable (I5).
+    /// Makes all completed writes to all active devices of the log stable (I5).
     fn flush(&self) -> impl Future<Output = Result<(), Halted>> + 'static;
+    /// Makes all completed writes to all active members stable: the chunks that a Place names.
+    /// Where the log is on the members, [`LogDevices::flush`] does it, too.
+    fn flush_members(&self) -> impl Future<Output = Result<(), Halted>> + 'static;
     /// Parity blocks of some data blocks, by the array's code (shortened where fewer).
     fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]);
 }
@@ -64,18 +68,20 @@ pub trait LogDevices: Clone + 'static {
 pub struct LogGeometry {
     /// UUID of the array.
     pub array: u128,
-    /// Byte at which the log area of every member begins.
+    /// Byte at which the log area of every device begins.
     pub offset: u64,
-    /// Rows (blocks on every member) of the log area.
+    /// Rows (blocks on every device) of the log area.
     pub rows: u64,
-    /// k: data columns at most.
+    /// Data columns of a commit at most.
     pub data: usize,
-    /// m: parity columns when no member is gone.
+    /// Parity columns of a commit when no device of the log is gone: so many may be lost.
     pub parity: usize,
-    /// n.
+    /// Devices of the log, those that are gone included.
     pub members: usize,
     /// Rows that the Place of one stripe takes at most.
     pub place_rows: u64,
+    /// The log's devices hold nothing else, so flushing them flushes no member.
+    pub apart: bool,
 }
 
 /// Where the log goes on: found by replay, or fresh.

@@ -43,7 +43,7 @@ impl<W: World, D: LogDevices> Journal<W, D> {
                     let batch = self.gather();
                     if batch.iter().any(|p| p.is_place) && !broken(Sabotage::PlaceBeforeFlush) {
                         // The chunks that a Place names are stable before it is written.
-                        if let Err(halted) = self.flush_all().await {
+                        if let Err(halted) = self.flush_chunks().await {
                             self.0.state.borrow_mut().stranded = batch;
                             return Err(halted);
                         }
@@ -95,12 +95,23 @@ impl<W: World, D: LogDevices> Journal<W, D> {
         s.pending.drain(..taken).collect()
     }
 
+    /// What a Place names is stable. One flush serves that and the log where both are on the
+    /// members, and only there.
+    async fn flush_chunks(&self) -> Result<(), Halted> {
+        if !self.0.geometry.apart || broken(Sabotage::PlaceFlushesLogAlone) {
+            return self.flush_all().await;
+        }
+        self.0.devices.flush_members().await
+    }
+
     async fn flush_all(&self) -> Result<(), Halted> {
         let (number, lsn) = {
             let s = self.0.state.borrow();
             (s.last, s.written)
         };
-        if !broken(Sabotage::FlushSkipped) {
+        if self.0.geometry.apart && broken(Sabotage::FlushOfMembersAlone) {
+            self.0.devices.flush_members().await?;
+        } else if !broken(Sabotage::FlushSkipped) {
             self.0.devices.flush().await?;
         }
         self.now_durable(number, lsn);

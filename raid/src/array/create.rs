@@ -1,4 +1,5 @@
-//! A new array: superblocks, root pages and the first commit of the log. Nothing else is written,
+//! A new array: superblocks, root pages and the first commit of the log, on the members or on journal
+//! devices. Nothing else is written,
 //! whatever the size: no stripe has a slot, so nothing has to be in sync.
 
 use evenkeel_journal::log::{Journal, LogStart};
@@ -23,7 +24,7 @@ pub struct Created {
     pub uuid: u128,
     /// Bytes of the device.
     pub size_bytes: u64,
-    /// Bytes of the log area on every member.
+    /// Bytes of the log on every device that holds it.
     pub log_bytes: u64,
     /// Bytes of the cache.
     pub cache_bytes: u64,
@@ -46,6 +47,42 @@ pub async fn create<W: World>(
     disks: &[W::Disk],
     o: &CreateOptions,
 ) -> Result<Created, ArrayError> {
+    create_with_journals(world, disks, &[], o).await
+}
+
+/// The shape of an array on disks and journal devices of these sizes.
+///
+/// # Errors
+/// Too small, or not possible at all.
+pub fn plan(o: &CreateOptions, disks: &[u64], journals: &[u64]) -> Result<Geometry, ArrayError> {
+    let smallest = |sizes: &[u64]| sizes.iter().copied().min().unwrap_or(0);
+    // Beside journal devices the smallest log of the members' own is enough.
+    let own = if journals.is_empty() { o.log_bytes } else { Some(0) };
+    let g = Geometry::plan(
+        o.level,
+        o.data,
+        o.parity,
+        o.chunk_bytes,
+        smallest(disks),
+        own,
+        o.cache_bytes,
+    )?;
+    if journals.is_empty() {
+        return Ok(g);
+    }
+    g.with_journals(journals.len(), smallest(journals), o.log_bytes)
+}
+
+/// Makes an array of `disks`, in this order, with its log on `journals`, if there are any.
+///
+/// # Errors
+/// As [`create`].
+pub async fn create_with_journals<W: World>(
+    world: &W,
+    disks: &[W::Disk],
+    journals: &[W::Disk],
+    o: &CreateOptions,
+) -> Result<Created, ArrayError> {
     let usage = |m: String| Err(ArrayError::new(ErrorKind::Usage, m));
     if !name_is_good(&o.name) {
         return usage(format!(
@@ -66,17 +103,10 @@ pub async fn create<W: World>(
             disks.len()
         ));
     }
-    let smallest = disks.iter().map(|d| d.facts().bytes).min().unwrap_or(0);
-    let geometry = Geometry::plan(
-        o.level,
-        o.data,
-        o.parity,
-        o.chunk_bytes,
-        smallest,
-        o.log_bytes,
-        o.cache_bytes,
-    )?;
-    for d in disks {
+    let sizes = |disks: &[W::Disk]| disks.iter().map(|d| d.facts().bytes).collect::<Vec<_>>();
+    let geometry = plan(o, &sizes(disks), &sizes(journals))?;
+    let disks: Vec<W::Disk> = disks.iter().chain(journals).cloned().collect();
+    for d in &disks {
         if let Ok(found) = super::start::find(d).await
             && !o.force
         {
@@ -118,10 +148,10 @@ pub async fn create<W: World>(
     };
     // The old superblocks go first: a create that is cut leaves no array, old or new.
     wipe(&members, &geometry).await.map_err(|_| gone("The superblocks"))?;
-    for d in disks {
+    for (index, d) in disks.iter().enumerate() {
         // The end of a disk that is larger than the smallest may bear an older array's copy C.
         let end = d.facts().bytes / MEMBER_GRAIN * MEMBER_GRAIN - SUPERBLOCK_BYTES;
-        if end > geometry.superblock_c() {
+        if end > geometry.superblock_c_of(MemberIndex(index as u8)) {
             let zeros = Buf::zeroed(SUPERBLOCK_BYTES as usize).freeze();
             let wiped = match d.write(end, vec![zeros]).await {
                 Ok(()) => d.flush().await,
@@ -165,7 +195,7 @@ pub async fn create<W: World>(
     Ok(Created {
         uuid,
         size_bytes: geometry.device_blocks() * evenkeel_journal::BLOCK as u64,
-        log_bytes: geometry.log_rows * evenkeel_journal::BLOCK as u64,
+        log_bytes: geometry.rows_of_log() * evenkeel_journal::BLOCK as u64,
         cache_bytes: geometry.cache_blocks * evenkeel_journal::BLOCK as u64,
     })
 }
@@ -176,9 +206,9 @@ async fn wipe<W: World>(
 ) -> Result<(), evenkeel_journal::log::Halted> {
     let zeros = evenkeel_journal::Buf::zeroed(crate::geometry::LOG_OFFSET as usize).freeze();
     let last = zeros.part(0, crate::geometry::SUPERBLOCK_BYTES as usize);
-    for m in 0..g.members() as u8 {
-        members.write(MemberIndex(m), 0, vec![zeros.clone()]).await?;
-        members.write(MemberIndex(m), g.superblock_c(), vec![last.clone()]).await?;
+    for m in (0..g.table() as u8).map(MemberIndex) {
+        members.write(m, 0, vec![zeros.clone()]).await?;
+        members.write(m, g.superblock_c_of(m), vec![last.clone()]).await?;
     }
     members.flush().await
 }

@@ -217,7 +217,7 @@ impl<W: World> Array<W> {
         self.0.journal.try_reserve(Need {
             places: 0,
             ring_bytes: record_bytes(meta, 0),
-            rows: rows_at_most(blocks, meta, g.data),
+            rows: rows_at_most(blocks, meta, g.log_width()),
         })
     }
 
@@ -471,7 +471,7 @@ impl<W: World> Array<W> {
         }
         self.write_runs(runs).await?;
         if !broken(Sabotage::TailBeforeFlush) {
-            self.0.members.flush().await?;
+            self.0.members.flush_members().await?;
         }
         for (member, at) in places {
             self.0.members.remove_overlay(MemberIndex(member), at);

@@ -76,7 +76,7 @@ impl<W: World> Array<W> {
         let need = Need {
             places: 0,
             ring_bytes: unmaps * record_bytes(40, 0) + parts * record_bytes(32, 0),
-            rows: rows_at_most(0, meta, g.data) + parts as u64 * g.place_rows(),
+            rows: rows_at_most(0, meta, g.log_width()) + parts as u64 * g.place_rows(),
         };
         let mut room = self.0.journal.reserve(need).await?;
         // 2. Locks, of what is in use. What comes into use while this waits is locked, too: a write

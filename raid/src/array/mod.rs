@@ -39,15 +39,16 @@ use evenkeel_journal::sync::{Lock, Signal};
 use evenkeel_journal::{BLOCK, Lsn, MemberIndex, Slot, Stripe, World};
 
 use crate::error::{ArrayError, ErrorKind, RequestError};
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, LogHome};
 use crate::map::Map;
 use crate::members::{Members, Traffic};
 use crate::options::StartOptions;
 use crate::status::{
-    CacheStatus, LogStatus, MemberState, MemberStatus, ReplayStatus, State, Status, StripesStatus,
+    CacheStatus, LogStatus, MemberState, MemberStatus, ReplayStatus, Role, State, Status,
+    StripesStatus,
 };
 
-pub use create::{Created, create};
+pub use create::{Created, create, create_with_journals, plan};
 pub use extents::Extent;
 pub use locate::locate;
 pub use start::assemble;
@@ -234,10 +235,10 @@ impl<W: World> Array<W> {
 
     // ---- health ----
 
-    /// The member with this path or index.
+    /// The member or journal device with this path.
     #[must_use]
     pub fn member_by_path(&self, path: &str) -> Option<MemberIndex> {
-        let n = self.0.geometry.members() as u8;
+        let n = self.0.geometry.table() as u8;
         (0..n).map(MemberIndex).find(|m| {
             let own = self.0.members.describe(*m).1;
             !own.is_empty() && own == path
@@ -247,7 +248,7 @@ impl<W: World> Array<W> {
     /// Fails a member by order of a person: durable when this returns (I3).
     ///
     /// # Errors
-    /// If it is not active, or if fewer than k would be left.
+    /// If it is not active, or if fewer would be left than the array, or its log, needs.
     pub async fn fail_member(&self, member: MemberIndex) -> Result<(), ArrayError> {
         let (state, path, ..) = self.0.members.describe(member);
         let refuse = |m: String| Err(ArrayError::new(ErrorKind::Failed, m));
@@ -257,12 +258,17 @@ impl<W: World> Array<W> {
         if state != MemberState::Active {
             return refuse(format!("{path} is not active any more; nothing was changed."));
         }
-        if self.0.members.gone() >= self.0.geometry.parity {
+        let g = &self.0.geometry;
+        let (gone, tolerated, all, what) = if g.is_journal(member) {
+            let gone = self.0.members.gone_journals();
+            (gone, g.journal_tolerance(), g.journals, "journal devices")
+        } else {
+            (self.0.members.gone_members(), g.parity, g.members(), "members")
+        };
+        if gone >= tolerated {
             return refuse(format!(
-                "{path} is still needed: {} of {} members are gone already, and the array \
-                 tolerates no more. Nothing was changed.",
-                self.0.members.gone(),
-                self.0.geometry.members()
+                "{path} is still needed: {gone} of {all} {what} are gone already, and the array \
+                 tolerates no more. Nothing was changed."
             ));
         }
         let failed = self.0.members.fail_now(member).await;
@@ -274,13 +280,13 @@ impl<W: World> Array<W> {
         })
     }
 
-    /// How many more members may be lost.
+    /// How many more disks may be lost, whichever they are: members or journal devices.
     #[must_use]
     pub fn can_lose(&self) -> usize {
         if self.0.members.is_halted() {
             return 0;
         }
-        self.0.geometry.parity.saturating_sub(self.0.members.gone())
+        self.0.members.can_lose()
     }
 
     /// What `status --json` prints, except device and via, which are the front end's.
@@ -289,11 +295,12 @@ impl<W: World> Array<W> {
         let g = &self.0.geometry;
         let sb = self.0.members.superblock();
         let hyphens = |id: u128| uuid::Uuid::from_u128(id).to_string();
-        let members = (0..g.members()).map(|i| {
+        let members = (0..g.table()).map(|i| {
             let (state, path, read_errors, write_errors) =
                 self.0.members.describe(MemberIndex(i as u8));
             MemberStatus {
                 index: i as u8,
+                role: if i < g.members() { Role::Data } else { Role::Journal },
                 path,
                 uuid: hyphens(sb.members[i].uuid),
                 state,
@@ -304,7 +311,7 @@ impl<W: World> Array<W> {
             }
         });
         let (used, rows) = self.0.journal.used_rows();
-        let row_bytes = (BLOCK * g.members()) as u64;
+        let row_bytes = (BLOCK * g.log_devices().len()) as u64;
         let state = if self.0.members.is_halted() {
             State::Failed
         } else if self.0.members.gone() > 0 {

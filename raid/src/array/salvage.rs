@@ -13,7 +13,7 @@ use evenkeel_journal::{BLOCK, CommitNumber, Lsn, RunIdentity, Slot, Stripe};
 
 use crate::error::{ArrayError, ErrorKind};
 use crate::geometry::Geometry;
-use crate::map::Entry;
+use crate::map::{Entry, Map};
 use crate::options::StartOptions;
 use crate::replay::{Adopted, Recovered};
 use crate::superblock::Superblock;
@@ -22,6 +22,10 @@ use crate::superblock::Superblock;
 pub(super) const UNEVEN_READ_ONLY: &str = "Warning: parity may not fit its data, since a part of \
      the log was given up; a start that writes makes it right. Until then blocks of members that \
      are absent may be wrong.";
+
+/// What is said when the log begins anew on the members.
+pub(super) const LOG_GOES_HOME: &str = "Warning: too few of the journal devices are here. The log \
+     is on the members from now on; the journal devices are left out for good.";
 
 /// Refuses what is not this program's or this machine's to start.
 pub(super) fn check_right_to_start(
@@ -129,11 +133,54 @@ impl Salvage<'_> {
         Ok(Kept { contents, lossy: true })
     }
 
+    /// Checks that no page of the map is newer than the log's end: pages are written from durable
+    /// commits alone.
+    ///
+    /// # Errors
+    /// The log is older, the last stop did not empty it, and nobody forced the start.
+    pub(super) fn not_older(
+        &self,
+        log: &mut Kept,
+        map: &Map,
+        notices: &mut Vec<String>,
+    ) -> Result<(), ArrayError> {
+        let (end, known) = (log.contents.end_lsn(), map.newest());
+        if log.lossy || log.contents.anew.is_some() || known <= end {
+            return Ok(());
+        }
+        let what = format!(
+            "The log ends at record {end}, but the map knew record {known} as durable: the devices \
+             that hold the log are older copies of themselves."
+        );
+        if self.sb.clean {
+            log.contents.commits.clear();
+            log.contents.anew = Some(log.contents.max_lsn);
+            notices.push(format!(
+                "Warning: {what} The last stop had emptied it, so nothing is lost; the log begins \
+                 anew."
+            ));
+            return Ok(());
+        }
+        if !self.force {
+            return Err(ArrayError::new(
+                ErrorKind::LogDamaged,
+                format!(
+                    "{what} Nothing was written. Bring back the right ones and start again. With \
+                     --force the start goes on: what was acknowledged since is lost, and blocks may \
+                     hold older content."
+                ),
+            ));
+        }
+        log.lossy = true;
+        notices.push(format!("Given up by force: the newest part of the log. {what}"));
+        Ok(())
+    }
+
     /// What going on without the rest of the log costs.
     fn cost(&self, contents: &LogContents, damage: &LogError) -> String {
         let g = &self.sb.geometry;
         let kept: u64 = contents.commits.iter().map(|c| u64::from(c.header.rows)).sum();
-        let most = g.log_rows.saturating_sub(kept) * g.data as u64 * BLOCK as u64;
+        let most = g.rows_of_log().saturating_sub(kept) * g.log_width() as u64 * BLOCK as u64;
         let last = contents.commits.last().map(|c| c.header.number);
         let known = match damage {
             LogError::Damaged { durable, .. } => *durable,

@@ -31,7 +31,9 @@ use crate::array::cache::Cache;
 use crate::codec::Code;
 use crate::epoch::{Decision, Found, decide};
 use crate::error::{ArrayError, ErrorKind};
-use crate::geometry::{MEMBER_GRAIN, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES};
+use crate::geometry::{
+    Geometry, LogHome, MEMBER_GRAIN, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES,
+};
 use crate::map::Map;
 use crate::members::{Columns, Members};
 use crate::options::{Progress, StartOptions};
@@ -73,7 +75,7 @@ pub(crate) async fn find<D: Disk>(disk: &D) -> Result<Found, ArrayError> {
             Ok(s) if array.is_some_and(|a| a != s.array) => {}
             Ok(s) => {
                 array = Some(s.array);
-                let c = s.geometry.superblock_c();
+                let c = s.copy_c();
                 if !places.contains(&c) {
                     places.push(c);
                 }
@@ -165,8 +167,9 @@ pub async fn assemble<D: Disk>(
         *c = which[*c];
     }
     // A disk that was cut lacks slots, or the end of the log: it counts as absent.
-    let needed = decision.epoch.geometry.member_bytes;
-    for c in &mut decision.current {
+    let g = decision.epoch.geometry;
+    for (index, c) in decision.current.iter_mut().enumerate() {
+        let needed = g.bytes_of(MemberIndex(index as u8));
         let Some(facts) = c.map(|i| disks[i].facts()).filter(|f| f.bytes < needed) else {
             continue;
         };
@@ -206,30 +209,41 @@ impl<W: World> Array<W> {
         let mut notices = Vec::new();
         // 1. Superblocks.
         let decision = assemble(disks, &mut notices).await?;
-        if let Err(mut e) = decision.quorum(options.accept_missing) {
+        let quorum = decision.quorum(options.accept_missing);
+        if let Err(mut e) = quorum.and_then(|()| decision.quorum_of_log(options.force)) {
             notices.iter().for_each(|n| e.message = format!("{} {n}", e.message));
             return Err(e);
         }
         notices.extend(decision.notice_of_absent(options.read_only));
         let sb = decision.epoch.clone();
         check_right_to_start(&sb, &world.identity(), options, &mut notices)?;
-        let g = sb.geometry;
+        let mut g = sb.geometry;
+        let moving = decision.log_goes_home(options.force);
+        if moving {
+            g.log_home = LogHome::Members;
+        }
         let code = Code::new(g.level, g.data, g.parity).map_err(|e| {
             ArrayError::new(ErrorKind::Unsupported, format!("The array's code: {e}."))
         })?;
-        let by_index: Vec<Option<W::Disk>> =
+        let mut by_index: Vec<Option<W::Disk>> =
             decision.current.iter().map(|i| i.map(|i| disks[i].clone())).collect();
-        let log_members: Vec<(MemberIndex, W::Disk)> = by_index
-            .iter()
-            .enumerate()
-            .filter_map(|(i, d)| d.clone().map(|d| (MemberIndex(i as u8), d)))
+        if moving {
+            by_index[g.members()..].fill(None);
+        }
+        let log_devices: Vec<(MemberIndex, W::Disk)> = g
+            .log_devices()
+            .filter_map(|i| by_index[i].clone().map(|d| (MemberIndex(i as u8), d)))
             .collect();
         let members = Members::new(world, code.clone(), sb.clone(), by_index, options.read_only);
         members.set_io_timeout(options.io_timeout.unwrap_or(crate::hung::IO_TIMEOUT));
+        if moving {
+            members.log_goes_home();
+            notices.push(LOG_GOES_HOME.into());
+        }
 
         // 2. Log and ring.
         let columns = Columns(code);
-        let reader = LogReader { members: &log_members, geometry: g.log(sb.array), code: &columns };
+        let reader = LogReader { members: &log_devices, geometry: g.log(sb.array), code: &columns };
         let survey = reader.survey(&|done, all| progress(Progress::ReadLog(done, all))).await;
         let mut log = Salvage { sb: &sb, force: options.force }.log(survey, &mut notices)?;
         let mut old_ring = match find_ring(world, &sb, &log.contents, &mut notices) {
@@ -246,6 +260,7 @@ impl<W: World> Array<W> {
                 let message = format!("The map is damaged: {why}. Nothing was written.");
                 ArrayError::new(ErrorKind::Failed, message)
             })?;
+            Salvage { sb: &sb, force: options.force }.not_older(&mut log, &map, &mut notices)?;
             log.above(map.newest());
             let done = recover(&g, map, &log.contents, old_ring.as_ref())
                 .map_err(|why| ArrayError::new(ErrorKind::LogDamaged, why));
@@ -279,7 +294,7 @@ impl<W: World> Array<W> {
         if !options.read_only {
             let failed = |Halted| too_many("Recording the missing members");
             let all = !decision.unmarked || members.mark_in_force().await.map_err(failed)?;
-            if !decision.absent().is_empty() || !all || uneven != sb.uneven {
+            if !decision.absent().is_empty() || !all || uneven != sb.uneven || moving {
                 // Clean stays: nothing that could be lost is in the log before the ring is named.
                 members.advance_epoch(|s| s.uneven = uneven).await.map_err(failed)?;
             }
@@ -290,7 +305,8 @@ impl<W: World> Array<W> {
                 .map_err(|Halted| too_many("Mending the log"))?;
         }
 
-        let running = Started { world, options, sb: &sb, began, progress, uneven, fence, notices };
+        let running =
+            Started { world, options, sb: &sb, g, began, progress, uneven, fence, notices };
         running.go(members, &reader, &log, old_ring, recovered).await
     }
 }
@@ -391,6 +407,7 @@ struct Started<'a, W: World> {
     world: &'a W,
     options: &'a StartOptions,
     sb: &'a Superblock,
+    g: Geometry,
     began: std::time::Duration,
     progress: &'a dyn Fn(Progress),
     /// Parity has to be made right before requests are taken.
@@ -408,7 +425,7 @@ impl<W: World> Started<'_, W> {
         old_ring: Option<RingContents>,
         recovered: Recovered,
     ) -> Result<Array<W>, ArrayError> {
-        let (world, g, sb) = (self.world, self.sb.geometry, self.sb);
+        let (world, g, sb) = (self.world, self.g, self.sb);
         let incarnation = world.random() | 1;
         let ring_id = u128::from(world.random()) << 64 | u128::from(world.random()) | 1;
         let places = g.cache_blocks as usize;
@@ -477,6 +494,7 @@ impl<W: World> Started<'_, W> {
             let identity = world.identity();
             let named = members.advance_epoch(|s| {
                 (s.boot, s.run_dir, s.ring) = (identity.boot, identity.run_dir, ring_id);
+                s.geometry = g;
                 (s.host, s.clean, s.uneven) = (identity.host, false, false);
             });
             named.await.map_err(|Halted| too_many("Naming the new ring"))?;

@@ -212,7 +212,7 @@ impl<W: World> Array<W> {
         if let Err(Halted) = self.write_runs(runs).await {
             return Ok(Err(Halted));
         }
-        if let Err(Halted) = self.0.members.flush().await {
+        if let Err(Halted) = self.0.members.flush_members().await {
             return Ok(Err(Halted));
         }
         for p in parities {

@@ -75,7 +75,7 @@ pub struct TransactionBound {
     pub blocks: u64,
     /// Rows of the log, with those that the stripes are charged for their destage.
     pub rows: u64,
-    /// k.
+    /// Data columns of a commit at most.
     pub data: usize,
     /// Rows that each stripe is charged.
     pub place_rows: u64,
@@ -85,8 +85,8 @@ impl TransactionBound {
     fn of(g: &Geometry) -> TransactionBound {
         TransactionBound {
             blocks: MAX_BLOCKS.min(g.cache_blocks / SHARE),
-            rows: g.log_rows / SHARE,
-            data: g.data,
+            rows: g.rows_of_log() / SHARE,
+            data: g.log_width(),
             place_rows: g.place_rows(),
         }
     }

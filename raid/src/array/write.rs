@@ -184,7 +184,7 @@ impl<W: World> Array<W> {
                 need.rows += g.place_rows();
             }
         }
-        need.rows += rows_at_most(blocks, meta, g.data);
+        need.rows += rows_at_most(blocks, meta, g.log_width());
         need
     }
 
