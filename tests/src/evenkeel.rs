@@ -5,11 +5,14 @@ use std::rc::Rc;
 use evenkeel_journal::{Buf, Disk, Slice};
 use evenkeel_raid::codec::Level;
 use evenkeel_raid::geometry::Geometry;
-use evenkeel_raid::{Ack, Array, CreateOptions, ErrorKind, MAX_REQUEST, StartOptions, create};
+use evenkeel_raid::{
+    Ack, Array, CreateOptions, ErrorKind, MAX_REQUEST, StartOptions, create_with_journals,
+};
 
 use crate::checkers::parity::check_at_rest;
 use crate::sim::{DiskImage, SimDisk, SimWorld};
 use crate::subject::{How, Setup, StartError, Subject};
+use crate::workload::WORKLOADS;
 
 /// Stripes of the devices under test: small, so that a start takes a millisecond.
 const STRIPES: u64 = 8;
@@ -25,7 +28,23 @@ fn shape(name: &'static str, level: &'static str, data: usize, parity: usize, ch
             Some((bytes, fits.log_rows * 4096))
         })
         .expect("some size fits");
-    Setup { name, level, data, parity, chunk, member, log, cache: 4096 }
+    let (journals, journal) = (0, 0);
+    Setup { name, level, data, parity, chunk, member, log, cache: 4096, journals, journal }
+}
+
+/// The same with the log on journal devices, the smallest that do.
+fn on_journals(name: &'static str, setup: Setup, journals: usize) -> Setup {
+    let level: Level = setup.level.parse().expect("a level");
+    let (k, m, c) = (setup.data, setup.parity, setup.chunk);
+    let plan = Geometry::plan(level, k, m, c, setup.member, Some(0), Some(4096)).expect("it fits");
+    let (journal, log) = (3..1024)
+        .map(|i| i * 65536)
+        .find_map(|bytes| {
+            let fits = plan.with_journals(journals, bytes, Some(4096)).ok()?;
+            Some((bytes, fits.journal_rows * 4096))
+        })
+        .expect("some size fits");
+    Setup { name, log, journals, journal, ..setup }
 }
 
 /// The geometries of the crash tests. Log and cache are the smallest that the array takes.
@@ -43,14 +62,37 @@ pub fn setups() -> Vec<Setup> {
 }
 
 /// Whether a scenario is part of the short crash run. The first three geometries have all workloads
-/// there; the others, which differ from them in arithmetic and in numbers alone, have a few.
+/// there; the others, which differ from them in arithmetic and in numbers alone, have a few. Of
+/// those with journal devices each has its turn with a sixth of the workloads.
 #[must_use]
 pub fn in_short_run(setup: &Setup, workload: &str, durable: bool) -> bool {
+    if setup.journals > 0 {
+        let all = journal_setups();
+        let own = all.iter().position(|s| s.name == setup.name).unwrap_or(0);
+        let nth = WORKLOADS.iter().position(|w| *w == workload).unwrap_or(0);
+        return (nth + if durable { all.len() / 2 } else { 0 }) % all.len() == own;
+    }
     match setup.level {
         "raid1" => matches!((workload, durable), ("overlap" | "fail-destage", true)),
         "evenodd" => matches!((workload, durable), ("destage", true) | ("fail", false)),
         _ => true,
     }
+}
+
+/// The geometries with the log on 1, 2 and 3 journal devices.
+#[must_use]
+pub fn journal_setups() -> Vec<Setup> {
+    let all = setups();
+    let raid5 = |name, j| on_journals(name, all[0].clone(), j);
+    let raid6 = |name, j| on_journals(name, all[1].clone(), j);
+    vec![
+        raid5("raid5-2+1-j1", 1),
+        raid6("raid6-4+2-j2", 2),
+        raid5("raid5-2+1-j3", 3),
+        raid6("raid6-4+2-j1", 1),
+        raid5("raid5-2+1-j2", 2),
+        raid6("raid6-4+2-j3", 3),
+    ]
 }
 
 /// An array in the simulated world.
@@ -81,7 +123,9 @@ impl Subject for Evenkeel {
             cache_bytes: Some(setup.cache),
             force: false,
         };
-        create(world, disks, &options).await.map(|_| ()).map_err(text)
+        let (members, journals) = disks.split_at(setup.members());
+        let made = create_with_journals(world, members, journals, &options).await;
+        made.map(|_| ()).map_err(text)
     }
 
     async fn start(

@@ -72,6 +72,8 @@ pub fn setup() -> Setup {
         member: ((HOME + PAGES) * PAGE) as u64,
         log: (LOG * PAGE) as u64,
         cache: 0,
+        journals: 0,
+        journal: 0,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::rc::Rc;
 
-use crate::sim::{DiskImage, SimDisk, SimWorld};
+use crate::sim::{DiskImage, SimDisk, SimWorld, Survivors};
 
 /// The shape of the device under test.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,10 +20,14 @@ pub struct Setup {
     pub chunk: u64,
     /// Bytes of a member.
     pub member: u64,
-    /// Bytes of the log area on every member.
+    /// Bytes of the log area on every device that holds it.
     pub log: u64,
     /// Bytes of the cache.
     pub cache: u64,
+    /// Journal devices; their disks follow the members.
+    pub journals: usize,
+    /// Bytes of a journal device.
+    pub journal: u64,
 }
 
 impl Setup {
@@ -31,6 +35,21 @@ impl Setup {
     #[must_use]
     pub fn members(&self) -> usize {
         self.data + self.parity
+    }
+
+    /// Journal devices that may be lost: with fewer than m + 1 of them, all but one.
+    #[must_use]
+    pub fn journals_out(&self) -> usize {
+        self.parity.min(self.journals.saturating_sub(1))
+    }
+
+    /// New, empty disks: members, then journal devices.
+    #[must_use]
+    pub fn empty(&self) -> Survivors {
+        let mut disks = Survivors::new(self.members(), self.member);
+        let journals = self.members()..self.members() + self.journals;
+        disks.disks.extend(journals.map(|id| DiskImage::empty(id, self.journal)));
+        disks
     }
 
     /// Bytes of a stripe.

@@ -139,7 +139,9 @@ impl Maker<'_> {
     }
 
     fn disk(&mut self) -> usize {
-        self.rng.index(self.setup.members())
+        // A journal device, too, where the log survives it.
+        let journals = if self.setup.journals_out() > 0 { self.setup.journals } else { 0 };
+        self.rng.index(self.setup.members() + journals)
     }
 
     fn fault(&mut self) -> Fault {

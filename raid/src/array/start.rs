@@ -23,7 +23,9 @@ use evenkeel_journal::{Buf, Disk, Lsn, MemberIndex, World};
 
 use super::locks::Locks;
 use super::lost::Marks;
-use super::salvage::{Salvage, UNEVEN_READ_ONLY, check_right_to_start, give_up_ring};
+use super::salvage::{
+    LOG_GOES_HOME, Salvage, UNEVEN_READ_ONLY, check_right_to_start, give_up_ring,
+};
 use super::slots::Slots;
 use super::takeover::{State, check_places, must_fence};
 use super::{Array, Inner};

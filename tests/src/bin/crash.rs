@@ -9,7 +9,7 @@ use evenkeel_tests::crash::case::{Sequel, Tally, check};
 use evenkeel_tests::crash::run::{record, run_until};
 use evenkeel_tests::crash::sweep::{Effort, Totals, command, report_panics, sweep};
 use evenkeel_tests::crash::{Crash, Scenario};
-use evenkeel_tests::evenkeel::{Evenkeel, in_short_run, setups};
+use evenkeel_tests::evenkeel::{Evenkeel, in_short_run, journal_setups, setups};
 use evenkeel_tests::sim::Mode;
 use evenkeel_tests::workload::{WORKLOADS, script};
 
@@ -18,7 +18,8 @@ use evenkeel_tests::workload::{WORKLOADS, script};
 #[command(about)]
 struct Args {
     /// Only this geometry (raid5-2+1, raid6-4+2, rs-3+3, evenodd-3+2, evenodd-4+2, raid1-1+1,
-    /// raid1-1+2); may be repeated. Default: the first three, and a few workloads on the others.
+    /// raid1-1+2; raid5-2+1-jN and raid6-4+2-jN with N = 1, 2 or 3 journal devices); may be
+    /// repeated. Default: the first three, and a few workloads on the others.
     #[arg(long)]
     geometry: Vec<String>,
     /// Only this workload; may be repeated.
@@ -81,11 +82,12 @@ fn scenarios(args: &Args) -> Vec<Scenario> {
     let chosen = |list: &[String], name: &str| list.is_empty() || list.iter().any(|x| x == name);
     let short = !args.full && args.geometry.is_empty();
     let mut all = Vec::new();
+    let all_setups: Vec<_> = setups().into_iter().chain(journal_setups()).collect();
     for seed in args.seed..args.seed + args.seeds {
-        for setup in setups().into_iter().filter(|s| chosen(&args.geometry, s.name)) {
+        for setup in all_setups.iter().filter(|s| chosen(&args.geometry, s.name)) {
             for workload in WORKLOADS.into_iter().filter(|w| chosen(&args.workload, w)) {
                 for (ack, durable) in [("cached", false), ("durable", true)] {
-                    let wanted = !short || in_short_run(&setup, workload, durable);
+                    let wanted = !short || in_short_run(setup, workload, durable);
                     if wanted && args.ack.as_deref().is_none_or(|a| a == ack) {
                         let setup = setup.clone();
                         all.push(Scenario { setup, workload, seed, durable });

@@ -101,7 +101,8 @@ pub fn describe(disks: &[DiskImage]) -> String {
                 continue;
             }
             let phase = if u32_at(&b, 104) == IN_FORCE { "in force" } else { "prepared" };
-            let states: Vec<u8> = (0..u16_at(&b, 156)).map(|i| b[2048 + i * 56 + 16]).collect();
+            let table = u16_at(&b, 156) + u16_at(&b, 320);
+            let states: Vec<u8> = (0..table).map(|i| b[2048 + i * 56 + 16]).collect();
             lines.push(format!(
                 "  disk {} {name}: epoch {} ({:08x}) after {:08x}, {phase}, member {} of {states:?}, \
                  ring {:x}",
@@ -191,7 +192,10 @@ pub fn check_at_rest(disks: &[DiskImage], content: &[u8]) -> Result<(), String> 
             if !h.is_clean() {
                 return Err(format!("disk {id} is not marked clean after a stop"));
             }
-            members.insert(h.member, image);
+            // Journal devices hold no pages and no slots.
+            if h.member < first.n() {
+                members.insert(h.member, image);
+            }
         }
     }
     let (n, k, chunk) = (first.n(), first.k(), first.chunk());

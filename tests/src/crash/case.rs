@@ -9,7 +9,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use super::run::{LIMIT, Notes, Recording, read_all, work};
-use super::{Crash, Scenario, subsets};
+use super::{Crash, Scenario, losses};
 use crate::oracle::Floor;
 use crate::rng::{Rng, hash, hash_text};
 use crate::sim::{Mode, SimDisk, SimWorld, Simulation, Snapshot, Survivors};
@@ -225,10 +225,12 @@ impl Case<'_> {
 
         let found = shot.survive(crash.mode);
         let left = found.without(&crash.lost).shuffled(rng.draw());
-        let never_failed = crash.lost.iter().filter(|d| !failed.contains(d)).count();
+        // Journal devices never give a start pause, as long as the log can be had.
+        let lost: Vec<usize> = crash.lost.iter().copied().filter(|d| *d < n).collect();
+        let never_failed = lost.iter().filter(|d| !failed.contains(d)).count();
         let refusal = if never_failed >= k {
             Refusal::Must
-        } else if crash.lost.len() >= k {
+        } else if lost.len() >= k {
             Refusal::May
         } else {
             Refusal::Never
@@ -241,9 +243,10 @@ impl Case<'_> {
         let mut gone: Vec<usize> = crash.lost.iter().chain(&failed).copied().collect();
         gone.sort_unstable();
         gone.dedup();
-        let further = subsets(n, m - gone.len(), &gone);
+        let further = losses(setup, &gone);
+        let members_gone = gone.iter().filter(|d| **d < n).count();
         let pick = |rng: &mut Rng| further[rng.index(further.len())].clone();
-        let later = if crash.lost.len() + m - gone.len() >= k || m >= k {
+        let later = if lost.len() + m - members_gone >= k || m >= k {
             Refusal::May
         } else {
             Refusal::Never

@@ -64,6 +64,23 @@ impl fmt::Display for Crash {
     }
 }
 
+/// All sets of disks that may be lost beside those in `taken` under the promise: members up to m,
+/// and journal devices as many as the log survives.
+#[must_use]
+pub fn losses(setup: &Setup, taken: &[usize]) -> Vec<Vec<usize>> {
+    let n = setup.members();
+    let of_members = taken.iter().filter(|d| **d < n).count();
+    let members = subsets(n, setup.parity.saturating_sub(of_members), taken);
+    let out = setup.journals_out().saturating_sub(taken.len() - of_members);
+    let not_journals: Vec<usize> = (0..n).chain(taken.iter().copied()).collect();
+    let journals = subsets(n + setup.journals, out, &not_journals);
+    let both = |m: &Vec<usize>| {
+        let with = |j: &Vec<usize>| m.iter().chain(j).copied().collect();
+        journals.iter().map(with).collect::<Vec<_>>()
+    };
+    members.iter().flat_map(both).collect()
+}
+
 /// All sets of at most `most` of the disks `0..n` without those in `taken`, smallest first.
 #[must_use]
 pub fn subsets(n: usize, most: usize, taken: &[usize]) -> Vec<Vec<usize>> {

@@ -203,7 +203,7 @@ struct Prepared {
 
 fn prepare<S: Subject>(scenario: &Scenario) -> Result<Prepared, String> {
     let setup = scenario.setup.clone();
-    let empty = Survivors::new(setup.members(), setup.member);
+    let empty = setup.empty();
     let sim = Simulation::new(hash(&[scenario.seed, 10]), &empty);
     let (world, disks, mark, job) = (sim.world(), sim.disks(), sim.mark(), scenario.clone());
     let made = sim.run(LIMIT, async move {

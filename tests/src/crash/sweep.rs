@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::case::{Sequel, Tally, check};
 use super::run::{Recording, record};
-use super::{Crash, Scenario, subsets};
+use super::{Crash, Scenario, losses};
 use crate::rng::{Rng, hash, hash_text};
 use crate::sim::Mode;
 use crate::subject::Subject;
@@ -106,9 +106,8 @@ fn crashes(
     let setup = &scenario.setup;
     let seed = hash(&[scenario.seed, event, hash_text(&scenario.to_string()), salt]);
     let mut rng = Rng::new(seed);
-    let few = setup.parity - failed.len().min(setup.parity);
     // A failed disk may be lost or come back; it counts as gone either way.
-    let mut sets = subsets(setup.members(), few, &failed);
+    let mut sets = losses(setup, &failed);
     let with_failed: Vec<Vec<usize>> = sets
         .iter()
         .filter(|_| !failed.is_empty())
