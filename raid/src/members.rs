@@ -274,9 +274,7 @@ impl<W: World> Members<W> {
         let left = self.0.parity.saturating_sub(self.gone_members());
         match self.0.log_home.get() {
             LogHome::Members => left,
-            LogHome::Journals => {
-                left.min(self.0.journals_out.saturating_sub(self.gone_journals()))
-            }
+            LogHome::Journals => left.min(self.0.journals_out.saturating_sub(self.gone_journals())),
         }
     }
 

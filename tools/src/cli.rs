@@ -105,13 +105,14 @@ pub struct CreateArgs {
     /// Bytes of a chunk, one disk's part of a stripe.
     #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = parse_size)]
     pub chunk: u64,
-    /// Bytes of the log on every disk. Default: chosen from the disks' size.
+    /// Bytes of the log on every disk, or on every journal device. Default: chosen from their size.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub log_size: Option<u64>,
     /// Bytes of the write-back cache. Default: 64M, less for small arrays.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub cache: Option<u64>,
-    /// Keep the log on this disk instead (not supported yet).
+    /// Keep the log on this disk, which holds nothing else; may be given up to 8 times. One more
+    /// than the parity makes the log as safe as the data.
     #[arg(long, value_name = "DEV")]
     pub journal: Vec<PathBuf>,
     /// Keep the log's front in persistent memory (not supported yet).

@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 
 use evenkeel_journal::BLOCK;
 use evenkeel_journal::uring::Access;
-use evenkeel_raid::CreateOptions;
-use evenkeel_raid::ErrorKind;
 use evenkeel_raid::codec::Level;
 use evenkeel_raid::geometry::{Geometry, MEMBER_GRAIN};
 use evenkeel_raid::superblock::BadSuperblock;
+use evenkeel_raid::{ArrayError, CreateOptions, ErrorKind};
 use evenkeel_ublk_target::control::{Failure, Request, client};
 
 use crate::cli::CreateArgs;
@@ -27,11 +26,13 @@ use crate::{Outcome, engine, find, held, not_yet, place, print, probe, signature
 pub fn run(args: &CreateArgs) -> Outcome {
     let options = options(args)?;
     check_name_is_free(&args.name)?;
-    let disks: Result<Vec<_>, _> = args.disks.iter().map(|d| look(d, args.file_size)).collect();
-    let disks = disks?;
+    let named = args.disks.iter().chain(&args.journal);
+    let all: Result<Vec<_>, _> = named.map(|d| look(d, args.file_size)).collect();
+    let all = all?;
+    let (disks, journals) = all.split_at(args.disks.len());
     let there: Vec<(&Path, Identity)> =
-        disks.iter().filter_map(|d| d.identity.map(|i| (d.path, i))).collect();
-    check_distinct(&disks, &there)?;
+        all.iter().filter_map(|d| d.identity.map(|i| (d.path, i))).collect();
+    check_distinct(&all, &there)?;
     there.iter().try_for_each(|(path, _)| held::check_free(path))?;
     let mut overwritten = Vec::new();
     for (path, _) in &there {
@@ -45,7 +46,7 @@ pub fn run(args: &CreateArgs) -> Outcome {
             format!("{} holds {what}. Nothing was changed; --force overwrites it.", path.display()),
         ));
     }
-    let geometry = plan(&options, &disks)?;
+    let geometry = plan(&options, disks, journals)?;
     for (path, what) in &overwritten {
         let verb = if args.dry_run { "Would overwrite" } else { "Overwriting" };
         eprintln!("evenkeel: {verb} {what} on {}.", path.display());
@@ -58,9 +59,9 @@ pub fn run(args: &CreateArgs) -> Outcome {
         );
     }
     let verb = if args.dry_run { "Would make" } else { "Made" };
-    let text = story(args, &options, &geometry, &disks, verb);
+    let text = story(args, &options, &geometry, disks, verb);
     if !args.dry_run {
-        make(args, &options, &disks)?;
+        make(args, &options, &all)?;
     }
     print(&text);
     Ok(0)
@@ -81,7 +82,6 @@ fn options(args: &CreateArgs) -> Result<CreateOptions, Failure> {
         .parse()
         .map_err(|e| Failure::new(2, format!("{}.", capital(&format!("{e}")))))?;
     for (given, what) in [
-        (!args.journal.is_empty(), "A journal on disks of its own (--journal)"),
         (args.nvram.is_some(), "Persistent memory (--nvram)"),
         (!args.spare.is_empty(), "A spare disk (--spare)"),
     ] {
@@ -166,27 +166,38 @@ fn occupant(path: &Path) -> Result<Option<String>, Failure> {
     Ok(damaged.then(|| "a damaged member of an array".to_owned()))
 }
 
-fn plan(o: &CreateOptions, disks: &[Candidate<'_>]) -> Result<Geometry, Failure> {
+fn plan(
+    o: &CreateOptions,
+    disks: &[Candidate<'_>],
+    journals: &[Candidate<'_>],
+) -> Result<Geometry, Failure> {
     let Some(least) = disks.iter().min_by_key(|d| d.bytes) else {
         return Err(Failure::new(2, "No disks were given."));
     };
-    let planned = Geometry::plan(
-        o.level,
-        o.data,
-        o.parity,
-        o.chunk_bytes,
-        least.bytes / BLOCK as u64 * BLOCK as u64,
-        o.log_bytes,
-        o.cache_bytes,
-    );
-    planned.map_err(|e| {
-        let too_small = e.kind == ErrorKind::TooSmall;
-        let mut failure = Failure::from(e);
-        if too_small {
-            failure.message = format!("{} is too small. {}", least.path.display(), failure.message);
+    let named = |too_small: &Candidate<'_>| {
+        let path = too_small.path.display().to_string();
+        move |e: ArrayError| {
+            let too_small = e.kind == ErrorKind::TooSmall;
+            let mut failure = Failure::from(e);
+            if too_small {
+                failure.message = format!("{path} is too small. {}", failure.message);
+            }
+            failure
         }
-        failure
-    })
+    };
+    let whole = |c: &Candidate<'_>| c.bytes / BLOCK as u64 * BLOCK as u64;
+    // The members by themselves first, so that the one to blame is named.
+    let sizes: Vec<u64> = disks.iter().map(whole).collect();
+    let alone = CreateOptions {
+        log_bytes: if journals.is_empty() { o.log_bytes } else { Some(0) },
+        ..o.clone()
+    };
+    let g = evenkeel_raid::plan(&alone, &sizes, &[]).map_err(named(least))?;
+    let Some(least) = journals.iter().min_by_key(|d| d.bytes) else {
+        return Ok(g);
+    };
+    let journals: Vec<u64> = journals.iter().map(whole).collect();
+    evenkeel_raid::plan(o, &sizes, &journals).map_err(named(least))
 }
 
 fn make(
@@ -199,13 +210,16 @@ fn make(
         made.make(new.path, new.bytes)?;
     }
     let (engine, world) = engine::open()?;
-    let disks: Result<Vec<_>, _> =
-        args.disks.iter().map(|d| engine::open_disk(&engine, d, Access::ReadWrite)).collect();
-    let disks = disks?;
-    engine.block_on(evenkeel_raid::create(&world, &disks, options))?;
+    let open = |disks: &[PathBuf]| -> Result<Vec<_>, Failure> {
+        disks.iter().map(|d| engine::open_disk(&engine, d, Access::ReadWrite)).collect()
+    };
+    let (disks, journals) = (open(&args.disks)?, open(&args.journal)?);
+    let create = evenkeel_raid::create_with_journals(&world, &disks, &journals, options);
+    engine.block_on(create)?;
     made.keep();
     // For a start by name; without it, files have to be named (or be in the configuration).
-    let paths: Vec<PathBuf> = args.disks.iter().map(|d| place::absolute(d)).collect();
+    let paths = args.disks.iter().chain(&args.journal).map(|d| place::absolute(d));
+    let paths: Vec<PathBuf> = paths.collect();
     let _ = place::remember_disks(&args.name, &paths);
     Ok(())
 }
@@ -222,7 +236,7 @@ fn story(
     let mut text = format!(
         "{verb} \"{}\": {}, {} data + {} parity on {} disks, {} usable.\n\
          It survives {}, at the moment of a crash, too.\n\
-         Chunks of {}, stripes of {}, a log of {} on every disk, a cache of {}.",
+         Chunks of {}, stripes of {}, a log of {} on {}, a cache of {}.",
         o.name,
         o.level,
         o.data,
@@ -232,9 +246,11 @@ fn story(
         survives(o.parity, disks.len()),
         human(g.chunk_bytes()),
         human(g.stripe_blocks() * block),
-        human(g.log_rows * block),
+        human(g.rows_of_log() * block),
+        log_place(g.journals),
         human(g.cache_blocks * block),
     );
+    text.push_str(&warning(g.journals, o.parity));
     if args.no_checksums {
         text.push_str("\nBlocks have no checksums.");
     }
@@ -253,6 +269,31 @@ fn story(
         text += &options;
     }
     text
+}
+
+fn log_place(journals: usize) -> String {
+    match journals {
+        0 => "every disk".into(),
+        1 => "the journal device".into(),
+        2 => "both journal devices".into(),
+        n => format!("each of the {n} journal devices"),
+    }
+}
+
+/// What is given up where the log survives the loss of fewer disks than the data does.
+fn warning(journals: usize, parity: usize) -> String {
+    if journals == 0 || journals > parity {
+        return String::new();
+    }
+    let lost = match journals {
+        1 => "the journal device".to_owned(),
+        n => format!("{n} journal devices"),
+    };
+    format!(
+        "\nBut the loss of {lost} loses what only the log held. {} journal devices would make the \
+         log as safe as the data.",
+        parity + 1
+    )
 }
 
 fn capital(text: &str) -> String {
@@ -283,5 +324,22 @@ impl Drop for MadeFiles {
         for file in &self.0 {
             let _ = std::fs::remove_file(file);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_is_less_safe_than_the_data_is_told_of() {
+        for parity in 1..4 {
+            for journals in 0..6 {
+                let text = warning(journals, parity);
+                assert_eq!(text.is_empty(), journals == 0 || journals > parity, "{text}");
+            }
+        }
+        assert!(warning(1, 1).contains("loss of the journal device"));
+        assert!(warning(2, 2).contains("loss of 2 journal devices"), "{}", warning(2, 2));
     }
 }

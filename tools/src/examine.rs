@@ -5,8 +5,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use evenkeel_journal::BLOCK;
-use evenkeel_raid::geometry::{Geometry, LOG_OFFSET, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES};
+use evenkeel_journal::{BLOCK, MemberIndex};
+use evenkeel_raid::geometry::{
+    Geometry, LOG_OFFSET, LogHome, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES,
+};
+use evenkeel_raid::status::Role;
 use evenkeel_raid::superblock::{BadSuperblock, Phase, Superblock};
 
 use crate::cli::ExamineArgs;
@@ -77,12 +80,16 @@ fn describe(s: &Superblock) -> Value {
         .members
         .iter()
         .enumerate()
-        .map(|(i, m)| json!({"index": i, "uuid": uuid(m.uuid), "state": m.state}))
+        .map(|(i, m)| {
+            json!({"index": i, "role": role(g, i), "uuid": uuid(m.uuid), "state": m.state})
+        })
         .collect();
     json!({
         "name": s.name,
         "uuid": uuid(s.array),
-        "member": {"index": s.index, "uuid": uuid(s.uuid())},
+        "member": {
+            "index": s.index, "role": role(g, s.index.into()), "uuid": uuid(s.uuid()),
+        },
         "epoch": s.epoch,
         "epoch_id": uuid(s.epoch_id),
         "parent_id": uuid(s.parent),
@@ -97,23 +104,33 @@ fn describe(s: &Superblock) -> Value {
         "slots": g.slots,
         "ring": uuid(s.ring),
         "members": members,
-        "areas": areas(g),
+        "journals": g.journals,
+        "log_home": if g.log_home == LogHome::Members { "members" } else { "journals" },
+        "areas": areas(g, MemberIndex(s.index)),
     })
 }
 
-/// The areas of every member of this shape, in order.
-fn areas(g: &Geometry) -> Vec<Value> {
-    let pages_end = g.slots_offset;
-    [
+fn role(g: &Geometry, index: usize) -> Role {
+    if index < g.members() { Role::Data } else { Role::Journal }
+}
+
+/// The areas of a member or journal device of this shape, in order.
+fn areas(g: &Geometry, member: MemberIndex) -> Vec<Value> {
+    let journal = g.is_journal(member);
+    let rows = if journal { g.journal_rows } else { g.log_rows };
+    let mut all = vec![
         ("superblock a", SUPERBLOCK_A, SUPERBLOCK_BYTES),
         ("superblock b", SUPERBLOCK_B, SUPERBLOCK_BYTES),
-        ("log", LOG_OFFSET, g.log_rows * BLOCK as u64),
-        ("map", g.pages_offset, pages_end - g.pages_offset),
-        ("slots", g.slots_offset, g.slots * g.chunk_bytes()),
-        ("superblock c", g.superblock_c(), SUPERBLOCK_BYTES),
-    ]
-    .map(|(name, at, bytes)| json!({"area": name, "offset": at, "bytes": bytes}))
-    .into()
+        // Beside journal devices it is where the log goes when they are lost.
+        ("log", LOG_OFFSET, rows * BLOCK as u64),
+    ];
+    if !journal {
+        all.push(("map", g.pages_offset, g.slots_offset - g.pages_offset));
+        all.push(("slots", g.slots_offset, g.slots * g.chunk_bytes()));
+    }
+    all.push(("superblock c", g.superblock_c_of(member), SUPERBLOCK_BYTES));
+    let area = |(name, at, bytes)| json!({"area": name, "offset": at, "bytes": bytes});
+    all.into_iter().map(area).collect()
 }
 
 /// A UUID as people write it; `null` for none.
@@ -129,7 +146,8 @@ fn text(v: &Value) -> String {
         out += &format!(" {}", s("error"));
     } else {
         out += &format!(
-            " member {} of \"{}\", {} {}+{}, {}\n  array {}, member {}\n  epoch {}, {}",
+            " {} {} of \"{}\", {} {}+{}, {}\n  array {}, member {}\n  epoch {}, {}",
+            if v["member"]["role"] == "journal" { "journal device" } else { "member" },
             word(&v["member"]["index"]),
             s("name"),
             s("level"),
@@ -143,10 +161,11 @@ fn text(v: &Value) -> String {
         );
         for m in v["members"].as_array().into_iter().flatten() {
             out += &format!(
-                "\n  {:>3}  {}  {}",
+                "\n  {:>3}  {}  {}{}",
                 word(&m["index"]),
                 word(&m["uuid"]),
-                word(&m["state"])
+                word(&m["state"]),
+                if m["role"] == "journal" { ", journal device" } else { "" },
             );
         }
         for a in v["areas"].as_array().into_iter().flatten() {

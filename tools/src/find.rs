@@ -48,7 +48,7 @@ pub fn superblocks(path: &Path) -> std::io::Result<Vec<Copy>> {
     let mut copies = vec![read("a", SUPERBLOCK_A)?, read("b", SUPERBLOCK_B)?];
     for i in 0..2 {
         let Ok(s) = &copies[i].found else { continue };
-        let at = s.geometry.superblock_c();
+        let at = s.copy_c();
         if copies.iter().all(|c| c.at != at) {
             copies.push(read("c", at)?);
         }

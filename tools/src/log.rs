@@ -11,6 +11,7 @@ use evenkeel_journal::replay::{ColumnCode, KeptCommit, LogContents, LogError, Lo
 use evenkeel_journal::uring::{Access, UringDisk};
 use evenkeel_journal::{BLOCK, MemberIndex};
 use evenkeel_raid::codec::Code;
+use evenkeel_raid::geometry::LogHome;
 use evenkeel_raid::superblock::Superblock;
 use evenkeel_ublk_target::control::Failure;
 
@@ -46,12 +47,13 @@ pub fn run(args: &LogArgs) -> Outcome {
     for path in &stale {
         eprintln!("evenkeel: {path} is of an older epoch, so its log is left out.");
     }
+    let g = &newest.geometry;
     let members: Vec<(MemberIndex, UringDisk)> = found
         .iter()
         .filter(|(s, ..)| s.epoch == newest.epoch)
+        .filter(|(s, ..)| g.log_devices().contains(&usize::from(s.index)))
         .map(|(s, disk, _)| (MemberIndex(s.index), disk.clone()))
         .collect();
-    let g = &newest.geometry;
     let code = Code::new(g.level, g.data, g.parity)
         .map_err(|e| Failure::new(17, format!("The array cannot be read: {e}.")))?;
     let code = Columns(code);
@@ -89,8 +91,9 @@ fn describe(s: &Superblock, members: usize, read: Result<&LogContents, &LogError
         "name": s.name,
         "uuid": Uuid::from_u128(s.array).to_string(),
         "members_read": members,
-        "rows": g.log_rows,
-        "bytes_per_member": g.log_rows * BLOCK as u64,
+        "on": if g.log_home == LogHome::Members { "members" } else { "journals" },
+        "rows": g.rows_of_log(),
+        "bytes_per_member": g.rows_of_log() * BLOCK as u64,
         "commits": [],
     });
     match read {
@@ -99,7 +102,7 @@ fn describe(s: &Superblock, members: usize, read: Result<&LogContents, &LogError
             v["commits"] = log.commits.iter().map(commit).collect();
             v["end"] = json!({
                 "after_commit": last.number.0,
-                "row": (last.row + u64::from(last.rows)) % g.log_rows.max(1),
+                "row": (last.row + u64::from(last.rows)) % g.rows_of_log().max(1),
                 "reason": if log.torn_commits == 0 { "nothing newer" } else { "torn" },
                 "torn_commits": log.torn_commits,
                 "torn_bytes": log.torn_bytes,
@@ -177,8 +180,9 @@ fn record(lsn: u64, r: &Record) -> Value {
 
 /// The same for people: a line a commit, a line a record.
 fn text(v: &Value) -> String {
+    let what = if v["on"] == "journals" { "journal device" } else { "member" };
     let mut out = format!(
-        "The log of \"{}\": {} on every member, {} members read",
+        "The log of \"{}\": {} on every {what}, {} {what}s read",
         v["name"].as_str().unwrap_or_default(),
         human(v["bytes_per_member"].as_u64().unwrap_or(0)),
         v["members_read"]
