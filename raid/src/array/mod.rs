@@ -39,7 +39,7 @@ use evenkeel_journal::sync::{Lock, Signal};
 use evenkeel_journal::{BLOCK, Lsn, MemberIndex, Slot, Stripe, World};
 
 use crate::error::{ArrayError, ErrorKind, RequestError};
-use crate::geometry::{Geometry, LogHome};
+use crate::geometry::Geometry;
 use crate::map::Map;
 use crate::members::{Members, Traffic};
 use crate::options::StartOptions;
