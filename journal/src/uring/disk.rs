@@ -1,8 +1,9 @@
 //! Members: block devices and files, read and written past the page cache.
 //!
 //! What must hold (I6, I4): the descriptor that does the I/O holds the lock, a block device is
-//! opened O_EXCL besides, and a loop device's file is locked, too. The kernel keeps the open file until the last operation on it has ended,
-//! so a dead daemon's lock goes only when its late writes have.
+//! opened O_EXCL besides, and a loop device's file is locked, too. The kernel keeps the open file
+//! until the last operation on it has ended, so a dead daemon's lock goes only when its late writes
+//! have.
 //!
 //! - *Flush* is fdatasync: on a block device it writes the page cache back and sends the device a
 //!   FLUSH; on a file it writes data and what is needed to find them (sizes, extents, the turn of
@@ -14,6 +15,8 @@
 //! - *Results*: ENODEV and other errnos that say that nothing is behind the descriptor any more
 //!   (`is_gone`), a transfer of nothing, a device's short transfer or ENOSPC, a device of size 0:
 //!   `Gone`. A file's ENOSPC: `Full`. A file's short transfer before its end goes on.
+//! - *A file that a server gives* (FUSE, NFS, SMB, 9p): its operations are left to the kernel's
+//!   workers from the start, since to begin one may block for as long as the server is silent.
 //! - *A file that was cut* while it is open is `Gone`, too. A write would make it long again, with
 //!   zeros where content was, so a file's size is looked at before each write.
 
@@ -37,6 +40,8 @@ use crate::sync::join_all;
 /// Most pieces of one operation (UIO_MAXIOV), and most bytes.
 const PIECES_MAX: usize = 1024;
 const BYTES_MAX: usize = 1 << 30;
+/// Workers of the kernel that operations on served files may take together.
+const WORKERS_MAX: u32 = 1024;
 /// How often an interrupted operation is issued again.
 const AGAIN_MAX: u32 = 16;
 
@@ -91,6 +96,24 @@ fn backing_file(meta: &Metadata) -> Option<PathBuf> {
     (offset.trim() == "0").then(|| PathBuf::from(path.trim_end_matches('\n')))
 }
 
+/// Whether the file's content is kept by a server that may be silent for long.
+fn is_served(file: &File) -> bool {
+    const FUSE: i64 = 0x6573_5546;
+    const SMB1: i64 = 0xff53_4d42;
+    const SMB2: i64 = 0xfe53_4d42;
+    const P9: i64 = 0x0102_1997;
+    const NFS: i64 = 0x6969;
+    // SAFETY: zeros are a valid statfs, and the kernel fills it for an open descriptor.
+    let kind = unsafe {
+        let mut s: libc::statfs = std::mem::zeroed();
+        if libc::fstatfs(file.as_raw_fd(), &raw mut s) != 0 {
+            return false;
+        }
+        s.f_type as i64
+    };
+    [FUSE, SMB1, SMB2, P9, NFS].contains(&kind)
+}
+
 fn flock(file: &File, how: i32) -> io::Result<()> {
     // SAFETY: an open descriptor.
     if how != 0 && unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) } != 0 {
@@ -116,6 +139,8 @@ struct Inner {
     align: usize,
     discard: Cell<Discard>,
     id: (u64, u64),
+    /// A server's file: whoever begins an operation on it may have to wait.
+    served: bool,
     /// Of a loop device: its file, locked like one that is a member itself.
     _backing: Option<File>,
 }
@@ -164,6 +189,13 @@ impl UringDisk {
         }
         let id = identity_of(&meta);
         let align = if direct { alignment(&file, device) } else { 1 };
+        let served = !device && is_served(&file);
+        if served {
+            // A silent server holds a worker for every operation; the others' flushes need some,
+            // too. Where the kernel does not know this (before 5.15), its own bound stays.
+            let mut most = [WORKERS_MAX, 0];
+            let _ = driver.with_ring(|r| r.submitter().register_iowq_max_workers(&mut most));
+        }
         Ok(UringDisk(Rc::new(Inner {
             file: RingFile::new(driver, OwnedFd::from(file)),
             path: std::path::absolute(path)?.display().to_string(),
@@ -173,6 +205,7 @@ impl UringDisk {
             align,
             discard: Cell::new(if device { Discard::Command } else { Discard::Hole }),
             id,
+            served,
             _backing: backing,
         })))
     }
@@ -204,8 +237,14 @@ impl UringDisk {
             (None, Fd::Fixed(f)) => opcode::Read::new(f, ptr, len as u32).offset(at).build(),
             (None, Fd::Plain(f)) => opcode::Read::new(f, ptr, len as u32).offset(at).build(),
         };
+        let entry = self.begun_where(build(self.fd()));
         // SAFETY: buffer and file are kept; the memory of a Buf does not move with it.
-        unsafe { driver.submit(build(self.fd()), (buf, self.clone())) }
+        unsafe { driver.submit(entry, (buf, self.clone())) }
+    }
+
+    /// The operation, left to a worker if to begin it may block.
+    fn begun_where(&self, entry: squeue::Entry) -> squeue::Entry {
+        if self.0.served { entry.flags(squeue::Flags::ASYNC) } else { entry }
     }
 
     fn fd(&self) -> Fd {
@@ -238,6 +277,7 @@ impl UringDisk {
                 Fd::Plain(f) => opcode::Writev::new(f, ptr, n).offset(at).build(),
             }
         };
+        let entry = self.begun_where(entry);
         // SAFETY: the vector's heap memory and the slices are kept, and the file.
         unsafe { driver.submit(entry, (pieces, self.clone())) }
     }
