@@ -10,11 +10,12 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use evenkeel_journal::uring::disk::identity;
 use evenkeel_raid::geometry::{MEMBER_GRAIN, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES};
 use evenkeel_raid::superblock::{BadSuperblock, Phase, Superblock};
 use evenkeel_ublk_target::control::Failure;
 
-use crate::{place, probe};
+use crate::place;
 
 /// One place of a member where a superblock lies, and what is there.
 #[derive(Debug)]
@@ -83,7 +84,8 @@ pub fn by_name(name: &str) -> Result<Vec<PathBuf>, Failure> {
     let mut seen = HashSet::new();
     let mut found: Vec<(u128, PathBuf)> = Vec::new();
     for path in remembered(name).into_iter().chain(configured()).chain(block_devices()) {
-        let Ok(identity) = probe::identify(&path) else { continue };
+        // As the daemon sees it: a loop device is its file, which was remembered perhaps.
+        let Ok(identity) = identity(&path) else { continue };
         if !seen.insert(identity) {
             continue;
         }
