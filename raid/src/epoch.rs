@@ -260,6 +260,20 @@ impl Decision {
         Err(ArrayError::new(kind, text))
     }
 
+    /// How many more disks may be lost, whichever they are.
+    fn can_lose(&self) -> usize {
+        let g = &self.epoch.geometry;
+        let out = self.current[..g.members()].iter().filter(|c| c.is_none()).count();
+        let left = g.parity.saturating_sub(out);
+        match self.journals() {
+            Some((present, most)) if g.journals - present <= most => {
+                left.min(most + present - g.journals)
+            }
+            // The log is on the members, or goes there.
+            _ => left,
+        }
+    }
+
     /// Index and UUID of some members, for people.
     fn names(&self, members: &[usize]) -> String {
         if members.is_empty() {
@@ -291,8 +305,7 @@ impl Decision {
                 }
             )
         } else {
-            let gone = self.current.iter().filter(|c| c.is_none()).count();
-            let more = self.epoch.geometry.parity.saturating_sub(gone);
+            let more = self.can_lose();
             format!(
                 "Warning: of the array {name} the members {names} are absent. It is started \
                  without them and can lose {more} more.{}",
@@ -408,6 +421,8 @@ mod tests {
                     let log = d.quorum_of_log(false).err().map(|e| e.kind);
                     assert_eq!(log, kind, "{j} {gone} {clean}");
                     assert!(d.quorum(false).is_ok());
+                    let left = 2.min(tolerated - gone.min(tolerated));
+                    assert_eq!(d.can_lose(), if gone > tolerated { 2 } else { left });
                     assert_eq!(d.log_goes_home(false), clean && gone > tolerated);
                     assert_eq!(d.log_goes_home(true), gone > tolerated);
                     assert!(d.quorum_of_log(true).is_ok());

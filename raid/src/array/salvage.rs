@@ -84,6 +84,8 @@ pub(super) fn give_up_ring(g: &Geometry, why: &ArrayError) -> String {
 pub(super) struct Salvage<'a> {
     pub sb: &'a Superblock,
     pub force: bool,
+    /// The log goes to the members, where nothing of it has to be.
+    pub moving: bool,
 }
 
 /// What is replayed of the log.
@@ -113,10 +115,12 @@ impl Salvage<'_> {
             // What it still holds is in place, and older than what is there.
             contents.commits.clear();
             contents.anew = Some(contents.max_lsn);
-            notices.push(format!(
-                "Warning: {what} The last stop had emptied it, so nothing is lost; the log begins \
-                 anew."
-            ));
+            if !(self.moving && damage == LogError::Missing) {
+                notices.push(format!(
+                    "Warning: {what} The last stop had emptied it, so nothing is lost; the log \
+                     begins anew."
+                ));
+            }
             return Ok(Kept { contents, lossy: false });
         }
         let cost = self.cost(&contents, &damage);

@@ -247,7 +247,8 @@ impl<W: World> Array<W> {
         let columns = Columns(code);
         let reader = LogReader { members: &log_devices, geometry: g.log(sb.array), code: &columns };
         let survey = reader.survey(&|done, all| progress(Progress::ReadLog(done, all))).await;
-        let mut log = Salvage { sb: &sb, force: options.force }.log(survey, &mut notices)?;
+        let salvage = Salvage { sb: &sb, force: options.force, moving };
+        let mut log = salvage.log(survey, &mut notices)?;
         let mut old_ring = match find_ring(world, &sb, &log.contents, &mut notices) {
             Err(e) if options.force && e.kind == ErrorKind::LogDamaged => {
                 notices.push(give_up_ring(&g, &e));
@@ -262,7 +263,7 @@ impl<W: World> Array<W> {
                 let message = format!("The map is damaged: {why}. Nothing was written.");
                 ArrayError::new(ErrorKind::Failed, message)
             })?;
-            Salvage { sb: &sb, force: options.force }.not_older(&mut log, &map, &mut notices)?;
+            salvage.not_older(&mut log, &map, &mut notices)?;
             log.above(map.newest());
             let done = recover(&g, map, &log.contents, old_ring.as_ref())
                 .map_err(|why| ArrayError::new(ErrorKind::LogDamaged, why));
