@@ -209,6 +209,27 @@ fn every_allowed_loss_starts_and_every_other_is_refused() {
 }
 
 #[test]
+fn a_byte_is_located_by_the_log_on_journal_devices() {
+    let setup = setup("raid6-4+2-j2");
+    let n = setup.members();
+    let mut running = Running::new(&setup);
+    running.fill(1);
+    let (crashed, _) = running.crash(Mode::PowerNone);
+    // Block 1 was written last, and lies in the log alone.
+    let find = |from: &Survivors| {
+        let sim = Simulation::new(3, from);
+        let (world, disks) = (sim.world(), sim.disks());
+        let found = sim.run(LIMIT, async move {
+            evenkeel_raid::locate(&world, &disks, BLOCK as u64, &|_| ()).await
+        });
+        found.expect("it ends").map_err(|e| e.kind).map(|l| l.dirty)
+    };
+    assert_eq!(find(&crashed), Ok(true));
+    assert_eq!(find(&crashed.without(&[n + 1])), Ok(true));
+    assert_eq!(find(&crashed.without(&[n, n + 1])), Err(ErrorKind::LogDamaged));
+}
+
+#[test]
 fn losses_beyond_are_refused_at_every_crash() {
     let mut refused = 0;
     for name in ["raid5-2+1-j1", "raid5-2+1-j3", "raid6-4+2-j3"] {

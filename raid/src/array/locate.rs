@@ -10,6 +10,7 @@ use super::salvage::Salvage;
 use super::start::{assemble, find_ring};
 use crate::codec::Code;
 use crate::error::{ArrayError, ErrorKind};
+use crate::geometry::LogHome;
 use crate::locate::{Known, Located};
 use crate::map::Map;
 use crate::members::{Columns, Members};
@@ -52,22 +53,27 @@ pub async fn locate<W: World>(
     let mut notices = Vec::new();
     let decision = assemble(disks, &mut notices).await?;
     decision.quorum(true)?;
+    decision.quorum_of_log(false)?;
+    let moving = decision.log_goes_home(false);
     let s = decision.epoch.clone();
-    let g = s.geometry;
+    let mut g = s.geometry;
+    if moving {
+        g.log_home = LogHome::Members;
+    }
     let code = Code::new(g.level, g.data, g.parity)
         .map_err(|e| ArrayError::new(ErrorKind::Unsupported, format!("The array's code: {e}.")))?;
     let by_index: Vec<Option<W::Disk>> =
         decision.current.iter().map(|i| i.map(|i| disks[i].clone())).collect();
-    let log_members: Vec<(MemberIndex, W::Disk)> = by_index
-        .iter()
-        .enumerate()
-        .filter_map(|(i, d)| d.clone().map(|d| (MemberIndex(i as u8), d)))
+    let log_devices: Vec<(MemberIndex, W::Disk)> = g
+        .log_devices()
+        .filter_map(|i| by_index[i].clone().map(|d| (MemberIndex(i as u8), d)))
         .collect();
     let members = Members::new(world, code.clone(), s.clone(), by_index, true);
     let code = Columns(code);
-    let reader = LogReader { members: &log_members, geometry: g.log(s.array), code: &code };
+    let reader = LogReader { members: &log_devices, geometry: g.log(s.array), code: &code };
     let survey = reader.survey(&|done, all| progress(Progress::ReadLog(done, all))).await;
-    let log = Salvage { sb: &s, force: false }.log(survey, &mut notices)?.contents;
+    let salvage = Salvage { sb: &s, force: false, moving };
+    let log = salvage.log(survey, &mut notices)?.contents;
     let ring = find_ring(world, &s, &log, &mut notices)?;
     let (map, _) = Map::load(g, s.array, &members)
         .await
