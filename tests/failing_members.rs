@@ -136,6 +136,79 @@ fn a_block_that_nobody_can_give_is_lost_until_it_is_overwritten() {
     }
 }
 
+/// The same, crashed at its events: while the mark is made, and while it moves on with a log that
+/// goes round. The block reads as it was or is EIO, and once it is EIO it stays so; all others read
+/// what they should.
+#[test]
+fn a_mark_is_whole_after_any_crash() {
+    let (mut lost_then, mut read_then) = (0, 0);
+    for (level, k, m) in [SHAPES[0], SHAPES[2]] {
+        let sim = Simulation::new(8, &Survivors::new(k + m, 8 * MIB));
+        let (world, disks) = (sim.world(), sim.disks());
+        sim.record();
+        let mark = sim.mark();
+        let blocks = k as u64 * CHUNK / BLOCK;
+        let ran = sim.run(LIMIT, async move {
+            create(&world, &disks, &made(level, k, m)).await.expect("made");
+            let array = start(&world, &disks, Ack::Durable).await;
+            array.write(0, filled(1, k as u64 * CHUNK), false).await.expect("written");
+            let g = *array.geometry();
+            for c in 0..m {
+                array.fail_member(g.member_of(Slot(0), k + c)).await.expect("failed");
+            }
+            world.add_bad_pages(g.member_of(Slot(0), 1).at(), g.byte_of(Slot(0), 0), BLOCK);
+            mark.set(1);
+            array.write(0, filled(9, BLOCK), false).await.expect("written");
+            mark.set(2);
+            array.destage_all().await.expect("destaged");
+            mark.set(3);
+            for i in 0..120u64 {
+                let at = (i % 16 + 2) * k as u64 * CHUNK;
+                array.write(at, filled(i as u8, BLOCK), false).await.expect("written");
+            }
+        });
+        ran.expect("it ends");
+        let shots = sim.recorded();
+        for shot in shots.iter().filter(|s| s.mark > 0).step_by(4) {
+            let modes = [Mode::PowerNone, Mode::PowerAll, Mode::PowerTorn(3), Mode::Process(3)];
+            let mode = modes[shot.event as usize / 4 % modes.len()];
+            let sim = Simulation::new(9, &shot.survive(mode));
+            let (world, disks) = (sim.world(), sim.disks());
+            let written = shot.mark;
+            let ran = sim.run(LIMIT, async move {
+                let mut seen = Vec::new();
+                for round in 0..2 {
+                    let array = start(&world, &disks, Ack::Cached).await;
+                    let first = read(&array, 0, BLOCK).await.expect("read")[0];
+                    assert!(first == 9 || (first == 1 && written < 2), "block 0 is {first}");
+                    let value = move |b: u64| if b == 0 { first } else { 1 };
+                    let found = readable(&array, blocks, value).await;
+                    let marked = array.status().stripes.lost_blocks;
+                    assert_eq!(marked, found.iter().filter(|b| !**b).count() as u64);
+                    seen.push(found);
+                    if round == 0 {
+                        array.stop().await.expect("stopped");
+                    }
+                }
+                seen
+            });
+            let seen = ran.unwrap_or_else(|e| panic!("crash {} {mode}: {e}", shot.event));
+            assert_eq!(seen[0], seen[1], "crash {} {mode}", shot.event);
+            for (b, found) in seen[0].iter().enumerate() {
+                assert!(*found || b as u64 == CHUNK / BLOCK, "crash {} {mode}: {b}", shot.event);
+            }
+            if seen[0].iter().all(|b| *b) {
+                read_then += 1
+            } else {
+                lost_then += 1
+            }
+            // From the end of the destage on it is lost.
+            assert!(shot.mark < 3 || seen[0].contains(&false), "crash {} {mode}", shot.event);
+        }
+    }
+    assert!(lost_then > 20 && read_then > 2, "{lost_then} and {read_then} starts");
+}
+
 /// What ends a mark beside a write: a discard of the whole stripe, and a write of all of it.
 #[test]
 fn a_lost_block_ends_with_its_stripe() {

@@ -1,0 +1,12 @@
+//! The tests on simulated disks, in one program: each would compile the whole array anew.
+
+mod array_survives;
+mod extents;
+mod failing_members;
+mod journal_devices;
+mod log_damage;
+mod many_members;
+mod refusals;
+mod regressions;
+mod tests_notice;
+mod transactions;
