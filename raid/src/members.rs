@@ -116,7 +116,8 @@ impl<W: World> Clone for Members<W> {
 }
 
 impl<W: World> Members<W> {
-    /// The members and journal devices of `superblock`'s epoch; `disks` by index, None for those that are not there.
+    /// The members and journal devices of `superblock`'s epoch; `disks` by index, None for those
+    /// that are not there.
     #[must_use]
     pub fn new(
         world: &W,

@@ -7,22 +7,6 @@ need nbdcopy nbdsh jq
 
 head -c $((48 << 20)) /dev/urandom >"$work/data"
 
-# Writes of odd places and sizes, one after the other, none of them flushed; FILE gets the same.
-odd_writes() { # NAME FILE SEED
-	nbdsh -u "$(uri "$1")" -c - <<-PYTHON
-		import random
-		r = random.Random($3)
-		with open("$2", "r+b") as f:
-		    for i in range(200):
-		        n = r.choice([1, 511, 4096, r.randrange(1, 300000)])
-		        at = r.randrange(0, (48 << 20) - n)
-		        data = r.randbytes(n)
-		        h.pwrite(data, at)
-		        f.seek(at)
-		        f.write(data)
-	PYTHON
-}
-
 for level in "raid5 3 1" "raid6 4 2" "rs 4 3"; do
 	read -r code k m <<<"$level"
 	name=$code
@@ -31,7 +15,7 @@ for level in "raid5 3 1" "raid6 4 2" "rs 4 3"; do
 	start "$name"
 	cp "$work/data" "$work/want"
 	nbdcopy "$work/want" "$(uri "$name")"
-	odd_writes "$name" "$work/want" 1
+	odd_writes "$name" "$work/want" 1 200 300000
 
 	step "$code: kill -9, start, read back"
 	kill9 "$name"
@@ -41,10 +25,10 @@ for level in "raid5 3 1" "raid6 4 2" "rs 4 3"; do
 	expect 0 "$EK" status "$name" --test
 
 	step "$code: $m of $((k + m)) members fail, with small writes before, between and after"
-	odd_writes "$name" "$work/want" 2
+	odd_writes "$name" "$work/want" 2 200 300000
 	for ((i = 0; i < m; i++)); do
 		"$EK" fail "$name" "$work/disks/$name.$((2 * i))"
-		odd_writes "$name" "$work/want" $((3 + i))
+		odd_writes "$name" "$work/want" $((3 + i)) 200 300000
 	done
 	same "$name" "$work/want"
 	expect 1 "$EK" status "$name" --test
@@ -69,7 +53,7 @@ for level in "raid5 3 1" "raid6 4 2" "rs 4 3"; do
 	start "$name" "${rest[@]}"
 	same "$name" "$work/want"
 	expect 1 "$EK" status "$name" --test
-	odd_writes "$name" "$work/want" 9
+	odd_writes "$name" "$work/want" 9 200 300000
 	stop "$name"
 	start "$name" "${rest[@]}"
 	same "$name" "$work/want"

@@ -73,19 +73,8 @@ fill() {
 
 # writes NAME SEED : 60 odd writes and a flush, remembered likewise.
 writes() {
-	nbdsh -u "$(uri "$1")" -c - <<-PYTHON || die "writing to $1 failed"
-		import random
-		r = random.Random($2)
-		with open("$work/want.$1", "r+b") as f:
-		    for i in range(60):
-		        n = r.choice([1, 511, 4096, r.randrange(1, 300000)])
-		        at = r.randrange(0, (24 << 20) - n)
-		        data = r.randbytes(n)
-		        h.pwrite(data, at)
-		        f.seek(at)
-		        f.write(data)
-		h.flush()
-	PYTHON
+	odd_writes "$1" "$work/want.$1" "$2" 60 300000 || die "writing to $1 failed"
+	nbdsh -u "$(uri "$1")" -c "h.flush()" || die "flushing $1 failed"
 }
 intact() { same "$1" "$work/want.$1"; }
 

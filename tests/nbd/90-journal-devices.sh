@@ -9,22 +9,6 @@ head -c $((48 << 20)) /dev/urandom >"$work/want"
 j0=$work/disks/log.0 j1=$work/disks/log.1
 written() { awk '/^write_bytes/ {print $2}' "/proc/$(pid_of "$1")/io"; }
 
-# Small writes of odd places, none of them flushed; the file gets the same.
-odd_writes() { # NAME SEED
-	nbdsh -u "$(uri "$1")" -c - <<-PYTHON
-		import random
-		r = random.Random($2)
-		with open("$work/want", "r+b") as f:
-		    for i in range(60):
-		        n = r.choice([1, 511, 4096, r.randrange(1, 100000)])
-		        at = r.randrange(0, (48 << 20) - n)
-		        data = r.randbytes(n)
-		        h.pwrite(data, at)
-		        f.seek(at)
-		        f.write(data)
-	PYTHON
-}
-
 step "create: sizes, signatures, and what is said aloud"
 truncate -s 64K "$j0"
 expect 15 make jd raid5 2 1 96M --journal "$j0"
@@ -55,12 +39,12 @@ step "$ratio for a user byte (3/2 for the chunks, at most 0.06 for the log)"
 [ "$(status jd .can_lose)" = 1 ] || die "can_lose"
 
 step "kill -9, start, read back; one of two lost with the next one"
-odd_writes jd 1
+odd_writes jd "$work/want" 1 60 100000
 kill9 jd
 start jd
 same jd "$work/want"
 cp "$j0" "$work/old"
-odd_writes jd 2
+odd_writes jd "$work/want" 2 60 100000
 kill9 jd
 mv "$j0" "$work/lost"
 rest=("$work"/disks/jd.* "$j1")
@@ -70,19 +54,19 @@ expect 1 "$EK" status jd --test
 [ "$(status jd '[.members[] | select(.role == "journal") | .state] | join(" ")')" = "missing active" ] || die "states"
 [ "$(status jd .can_lose)" = 0 ] || die "can_lose after a loss"
 expect 1 "$EK" fail jd "$j1"
-odd_writes jd 3
+odd_writes jd "$work/want" 3 60 100000
 
 step "the lost one comes back as it was, and as an older copy: left out"
 kill9 jd
 cp "$work/lost" "$j0"
 start jd "$j0" "${rest[@]}"
 same jd "$work/want"
-odd_writes jd 4
+odd_writes jd "$work/want" 4 60 100000
 kill9 jd
 cp "$work/old" "$j0"
 start jd "${rest[@]}" "$j0"
 same jd "$work/want"
-odd_writes jd 5
+odd_writes jd "$work/want" 5 60 100000
 expect 0 "$EK" examine --json "$j1"
 jq -e '.[0] | .member.role == "journal" and (.areas | map(.area)) == ["superblock a","superblock b","log","superblock c"]' \
 	"$work/out" >/dev/null || die "examine"
@@ -106,7 +90,7 @@ rm "$j0" "$j1"
 start jd "$work"/disks/jd.*
 same jd "$work/want"
 [ "$(status jd .can_lose)" = 1 ] || die "can_lose with the log at home"
-odd_writes jd 6
+odd_writes jd "$work/want" 6 60 100000
 kill9 jd
 start jd "$work"/disks/jd.*
 same jd "$work/want"

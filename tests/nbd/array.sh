@@ -76,6 +76,24 @@ same() {
 	rm -f "$work/read"
 }
 
+# odd_writes NAME FILE SEED COUNT LONGEST : writes of odd places and sizes, one after the other, none
+# of them flushed; FILE, which says how far they reach, gets the same.
+odd_writes() {
+	nbdsh -u "$(uri "$1")" -c - <<-PYTHON
+		import os, random
+		r = random.Random($3)
+		size = os.path.getsize("$2")
+		with open("$2", "r+b") as f:
+		    for i in range($4):
+		        n = r.choice([1, 511, 4096, r.randrange(1, $5)])
+		        at = r.randrange(0, size - n)
+		        data = r.randbytes(n)
+		        h.pwrite(data, at)
+		        f.seek(at)
+		        f.write(data)
+	PYTHON
+}
+
 # status NAME FILTER : a value of the status, by jq.
 status() { "$EK" status "$1" --json | jq -r "$2"; }
 

@@ -72,8 +72,8 @@ impl<W: World> Array<W> {
         (fit as usize).clamp(1, BATCH)
     }
 
-    /// Destages these stripes (ascending, at most as many as `batch` says). Gives how many could not be, or not
-    /// yet.
+    /// Destages these stripes (ascending, at most as many as `batch` says). Gives how many could not
+    /// be, or not yet.
     pub(super) async fn destage(&self, stripes: &[Stripe], short: bool) -> Result<usize, Halted> {
         let _turn = self.0.destage_lock.lock().await;
         // 1. Slots. 2. Locks.
@@ -247,13 +247,7 @@ impl<W: World> Array<W> {
                 }
             }
         }
-        for (block, d) in dirty {
-            let out = &mut data[*block as usize * BLOCK..(*block as usize + 1) * BLOCK];
-            match &d.data {
-                Some(place) => out.copy_from_slice(place.bytes()),
-                None => out.fill(0),
-            }
-        }
+        lay_over(&mut data, dirty);
         Ok(data.freeze())
     }
 
@@ -265,7 +259,6 @@ impl<W: World> Array<W> {
         old: Option<Slot>,
         dirty: &[(u32, DirtyBlock)],
     ) -> Option<(Slice, Vec<u32>, Option<Room<W, Members<W>>>)> {
-        let is_dirty = |block: &u32| dirty.binary_search_by_key(block, |b| b.0).is_ok();
         let mut lost = self.0.lost.borrow().of_stripe(stripe);
         let data = match (self.whole_content(old, dirty).await, old) {
             (Ok(data), _) => data,
@@ -278,7 +271,6 @@ impl<W: World> Array<W> {
                 data
             }
         };
-        lost.retain(|block| !is_dirty(block));
         if lost.is_empty() {
             return Some((data, lost, None));
         }
@@ -298,19 +290,16 @@ impl<W: World> Array<W> {
         let mut data = Buf::zeroed(g.stripe_blocks() as usize * BLOCK);
         let mut lost = Vec::new();
         for block in 0..g.stripe_blocks() as u32 {
-            let out = &mut data[block as usize * BLOCK..(block as usize + 1) * BLOCK];
-            if let Ok(i) = dirty.binary_search_by_key(&block, |b| b.0) {
-                if let Some(place) = &dirty[i].1.data {
-                    out.copy_from_slice(place.bytes());
-                }
+            if dirty.binary_search_by_key(&block, |b| b.0).is_ok() {
                 continue;
             }
             let (column, row) = g.column_row(block);
             match self.read_rows(slot, row, 1, &[column]).await {
-                Ok(bytes) => out.copy_from_slice(&bytes[0]),
+                Ok(bytes) => data[block_bytes(block)].copy_from_slice(&bytes[0]),
                 Err(_) => lost.push(block),
             }
         }
+        lay_over(&mut data, dirty);
         (!self.0.members.is_halted()).then(|| (data.freeze(), lost))
     }
 
@@ -525,6 +514,20 @@ impl<W: World> Array<W> {
             }
         }
         Ok(())
+    }
+}
+
+fn block_bytes(block: u32) -> std::ops::Range<usize> {
+    block as usize * BLOCK..(block as usize + 1) * BLOCK
+}
+
+/// Puts the dirty blocks into a stripe's content.
+fn lay_over(data: &mut [u8], dirty: &[(u32, DirtyBlock)]) {
+    for (block, d) in dirty {
+        match &d.data {
+            Some(place) => data[block_bytes(*block)].copy_from_slice(place.bytes()),
+            None => data[block_bytes(*block)].fill(0),
+        }
     }
 }
 

@@ -7,13 +7,10 @@ use evenkeel_journal::{MemberIndex, Stripe, World};
 
 use super::Array;
 use super::salvage::Salvage;
-use super::start::{assemble, find_ring};
-use crate::codec::Code;
+use super::start::{Current, assemble, current, find_ring};
 use crate::error::{ArrayError, ErrorKind};
-use crate::geometry::LogHome;
 use crate::locate::{Known, Located};
 use crate::map::Map;
-use crate::members::{Columns, Members};
 use crate::options::Progress;
 use crate::replay::recover;
 
@@ -55,26 +52,13 @@ pub async fn locate<W: World>(
     decision.quorum(true)?;
     decision.quorum_of_log(false)?;
     let moving = decision.log_goes_home(false);
-    let s = decision.epoch.clone();
-    let mut g = s.geometry;
-    if moving {
-        g.log_home = LogHome::Members;
-    }
-    let code = Code::new(g.level, g.data, g.parity)
-        .map_err(|e| ArrayError::new(ErrorKind::Unsupported, format!("The array's code: {e}.")))?;
-    let by_index: Vec<Option<W::Disk>> =
-        decision.current.iter().map(|i| i.map(|i| disks[i].clone())).collect();
-    let log_devices: Vec<(MemberIndex, W::Disk)> = g
-        .log_devices()
-        .filter_map(|i| by_index[i].clone().map(|d| (MemberIndex(i as u8), d)))
-        .collect();
-    let members = Members::new(world, code.clone(), s.clone(), by_index, true);
-    let code = Columns(code);
+    let s = &decision.epoch;
+    let Current { g, code, members, log_devices } = current(world, disks, &decision, moving, true)?;
     let reader = LogReader { members: &log_devices, geometry: g.log(s.array), code: &code };
     let survey = reader.survey(&|done, all| progress(Progress::ReadLog(done, all))).await;
-    let salvage = Salvage { sb: &s, force: false, moving };
+    let salvage = Salvage { sb: s, force: false, moving };
     let log = salvage.log(survey, &mut notices)?.contents;
-    let ring = find_ring(world, &s, &log, &mut notices)?;
+    let ring = find_ring(world, s, &log, &mut notices)?;
     let (map, _) = Map::load(g, s.array, &members)
         .await
         .map_err(|why| ArrayError::new(ErrorKind::Failed, format!("The map is damaged: {why}.")))?;
@@ -91,7 +75,7 @@ pub async fn locate<W: World>(
     }
     let dirty = |stripe: Stripe, block: u32| found.dirty.contains_key(&(stripe, block));
     Known {
-        superblock: &s,
+        superblock: s,
         member: &|m| {
             let (state, path, ..) = members.describe(m);
             (state, path)

@@ -86,9 +86,14 @@ fn runs(blocks: impl Iterator<Item = (Stripe, u32)>) -> Vec<(Stripe, u32, u32)> 
 
 /// The records that mark these blocks of a stripe.
 pub(super) fn items(stripe: Stripe, blocks: &[u32]) -> Vec<Item> {
-    let runs = runs(blocks.iter().map(|b| (stripe, *b)));
-    let record = |(stripe, first, count)| Item::bare(Record::Lost { stripe, first, count });
-    runs.into_iter().map(record).collect()
+    records(&runs(blocks.iter().map(|b| (stripe, *b))))
+}
+
+fn records(runs: &[(Stripe, u32, u32)]) -> Vec<Item> {
+    let record = |(stripe, first, count): &(Stripe, u32, u32)| {
+        Item::bare(Record::Lost { stripe: *stripe, first: *first, count: *count })
+    };
+    runs.iter().map(record).collect()
 }
 
 impl<W: World> Array<W> {
@@ -108,9 +113,11 @@ impl<W: World> Array<W> {
     /// The blocks, none of which is dirty, are lost from now on, by records from `first` on that
     /// were just appended.
     pub(super) fn mark_lost(&self, stripe: Stripe, blocks: &[u32], first: Lsn) {
-        for (lsn, (_, from, count)) in
-            (first.0..).map(Lsn).zip(runs(blocks.iter().map(|b| (stripe, *b))))
-        {
+        self.mark_runs(&runs(blocks.iter().map(|b| (stripe, *b))), first);
+    }
+
+    fn mark_runs(&self, runs: &[(Stripe, u32, u32)], first: Lsn) {
+        for (lsn, (stripe, from, count)) in (first.0..).map(Lsn).zip(runs.iter().copied()) {
             for block in from..from + count {
                 self.0.journal.hold(lsn);
                 let old = self.0.lost.borrow_mut().0.insert((stripe, block), lsn);
@@ -151,14 +158,8 @@ impl<W: World> Array<W> {
         let Some(mut room) = self.0.journal.try_reserve_lost(bytes) else {
             return false;
         };
-        let record = |(stripe, first, count): &(Stripe, u32, u32)| {
-            Item::bare(Record::Lost { stripe: *stripe, first: *first, count: *count })
-        };
-        let first = self.0.journal.append(&mut room, all.iter().map(record).collect());
-        for (i, (stripe, from, count)) in all.into_iter().enumerate() {
-            let blocks: Vec<u32> = (from..from + count).collect();
-            self.mark_lost(stripe, &blocks, Lsn(first.0 + i as u64));
-        }
+        let first = self.0.journal.append(&mut room, records(&all));
+        self.mark_runs(&all, first);
         true
     }
 }

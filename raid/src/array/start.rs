@@ -195,6 +195,48 @@ fn too_many(what: &str) -> ArrayError {
     )
 }
 
+/// The disks that are current in the epoch that counts, ready to be read.
+pub(super) struct Current<W: World> {
+    /// The shape, with the log where it is to be.
+    pub g: Geometry,
+    /// The code, as the log's replay uses it.
+    pub code: Columns,
+    /// Members and journal devices.
+    pub members: Members<W>,
+    /// Those that the log lies on.
+    pub log_devices: Vec<(MemberIndex, W::Disk)>,
+}
+
+/// Puts the disks that count in their places. If the log is `moving` to the members, the journal
+/// devices are left out.
+pub(super) fn current<W: World>(
+    world: &W,
+    disks: &[W::Disk],
+    decision: &Decision,
+    moving: bool,
+    read_only: bool,
+) -> Result<Current<W>, ArrayError> {
+    let sb = &decision.epoch;
+    let mut g = sb.geometry;
+    let code = Code::new(g.level, g.data, g.parity)
+        .map_err(|e| ArrayError::new(ErrorKind::Unsupported, format!("The array's code: {e}.")))?;
+    let mut by_index: Vec<Option<W::Disk>> =
+        decision.current.iter().map(|i| i.map(|i| disks[i].clone())).collect();
+    if moving {
+        g.log_home = LogHome::Members;
+        by_index[g.members()..].fill(None);
+    }
+    let log_devices = g
+        .log_devices()
+        .filter_map(|i| by_index[i].clone().map(|d| (MemberIndex(i as u8), d)))
+        .collect();
+    let members = Members::new(world, code.clone(), sb.clone(), by_index, read_only);
+    if moving {
+        members.log_goes_home();
+    }
+    Ok(Current { g, code: Columns(code), members, log_devices })
+}
+
 impl<W: World> Array<W> {
     /// Starts the array that `disks` (in any order) are members of. When this returns, requests
     /// are taken.
@@ -219,32 +261,15 @@ impl<W: World> Array<W> {
         notices.extend(decision.notice_of_absent(options.read_only));
         let sb = decision.epoch.clone();
         check_right_to_start(&sb, &world.identity(), options, &mut notices)?;
-        let mut g = sb.geometry;
         let moving = decision.log_goes_home(options.force);
-        if moving {
-            g.log_home = LogHome::Members;
-        }
-        let code = Code::new(g.level, g.data, g.parity).map_err(|e| {
-            ArrayError::new(ErrorKind::Unsupported, format!("The array's code: {e}."))
-        })?;
-        let mut by_index: Vec<Option<W::Disk>> =
-            decision.current.iter().map(|i| i.map(|i| disks[i].clone())).collect();
-        if moving {
-            by_index[g.members()..].fill(None);
-        }
-        let log_devices: Vec<(MemberIndex, W::Disk)> = g
-            .log_devices()
-            .filter_map(|i| by_index[i].clone().map(|d| (MemberIndex(i as u8), d)))
-            .collect();
-        let members = Members::new(world, code.clone(), sb.clone(), by_index, options.read_only);
+        let Current { g, code: columns, members, log_devices } =
+            current(world, disks, &decision, moving, options.read_only)?;
         members.set_io_timeout(options.io_timeout.unwrap_or(crate::hung::IO_TIMEOUT));
         if moving {
-            members.log_goes_home();
             notices.push(LOG_GOES_HOME.into());
         }
 
         // 2. Log and ring.
-        let columns = Columns(code);
         let reader = LogReader { members: &log_devices, geometry: g.log(sb.array), code: &columns };
         let survey = reader.survey(&|done, all| progress(Progress::ReadLog(done, all))).await;
         let salvage = Salvage { sb: &sb, force: options.force, moving };

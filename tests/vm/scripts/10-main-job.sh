@@ -29,15 +29,6 @@ load_done() {
 	(cd "$mnt" && sha256sum "$load_name") >>"$work/sums.fio"
 }
 
-mount_it() {
-	run mount "$device" "$mnt"
-	mounts+=("$mnt")
-}
-umount_it() {
-	run umount "$mnt"
-	unset 'mounts[-1]'
-}
-
 # verify: every file, after a fresh mount, so from the array and not from the page cache.
 verify() {
 	local began count part

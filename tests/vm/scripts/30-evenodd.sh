@@ -13,14 +13,6 @@ read -ra disks <<<"${EVENKEEL_DISKS:-}"
 disks=("${disks[@]:0:6}")
 mnt=$work/mnt
 mkdir -p "$mnt"
-mount_it() {
-	run mount "$device" "$mnt"
-	mounts+=("$mnt")
-}
-umount_it() {
-	run umount "$mnt"
-	unset 'mounts[-1]'
-}
 check_sums() {
 	(cd "$mnt" && sha256sum --quiet -c "$work/sums") || fail "files differ"
 	ok "$(wc -l <"$work/sums") files have the SHA-256 they should have"

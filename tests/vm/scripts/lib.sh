@@ -10,6 +10,8 @@
 #   until_true SECONDS COMMAND...   waits for COMMAND to succeed
 #   summary TEXT        the steps with their times, and TEXT
 #
+#   mount_it, umount_it  the array's device at $mnt
+#
 # and for the array: start_array, stop_array, status_of, daemon_pid, in which array= is its name.
 # shellcheck shell=bash
 
@@ -43,6 +45,14 @@ say() { printf '    %s\n' "$*"; }
 ok() {
 	checks=$((checks + 1))
 	printf '    ok: %s\n' "$*"
+}
+mount_it() {
+	run mount "$device" "$mnt"
+	mounts+=("$mnt")
+}
+umount_it() {
+	run umount "$mnt"
+	unset 'mounts[-1]'
 }
 indent() { sed 's/^/      /'; }
 
