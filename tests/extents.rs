@@ -31,6 +31,7 @@ fn options(shape: (Level, usize, usize, u64)) -> CreateOptions {
         chunk_bytes,
         log_bytes: Some(MIB),
         cache_bytes: Some(MIB),
+        checksums: true,
         force: false,
     }
 }

@@ -27,6 +27,7 @@ fn made(level: Level, data: usize, parity: usize) -> CreateOptions {
         chunk_bytes: CHUNK,
         log_bytes: Some(4096),
         cache_bytes: Some(MIB),
+        checksums: true,
         force: false,
     }
 }

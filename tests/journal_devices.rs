@@ -452,6 +452,7 @@ fn the_log_takes_nothing_of_the_members() {
 fn creation_refuses_what_cannot_be_a_journal_device() {
     let setup = setup("raid5-2+1-j1");
     let options = |force| CreateOptions {
+        checksums: true,
         name: "j".into(),
         level: setup.level.parse().expect("a level"),
         data: setup.data,

@@ -57,6 +57,7 @@ fn survives(level: Level, k: usize, m: usize, chunk: u64, member: u64, seed: u64
         chunk_bytes: chunk,
         log_bytes: Some(BLOCK),
         cache_bytes: Some(BLOCK),
+        checksums: true,
         force: false,
     };
 
@@ -119,11 +120,11 @@ fn two_hundred_and_fifty_five_members_with_evenodd() {
 
 #[test]
 fn two_hundred_and_fifty_four_copies() {
-    survives(Level::Rs, 1, 254, 65536, 8 << 20, 5);
-    survives(Level::Raid1, 1, 254, 4096, 4 << 20, 6);
+    survives(Level::Rs, 1, 254, 65536, 10 << 20, 5);
+    survives(Level::Raid1, 1, 254, 4096, 6 << 20, 6);
 }
 
 #[test]
 fn as_many_parities_as_data() {
-    survives(Level::Rs, 128, 127, 4096, 2 << 20, 7);
+    survives(Level::Rs, 128, 127, 4096, 3 << 20, 7);
 }

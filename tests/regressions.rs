@@ -33,6 +33,7 @@ fn made(data: usize, parity: usize, level: Level, chunk: u64) -> CreateOptions {
         chunk_bytes: chunk,
         log_bytes: Some(MIB),
         cache_bytes: Some(MIB),
+        checksums: true,
         force: false,
     }
 }

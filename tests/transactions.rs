@@ -378,6 +378,7 @@ fn big_array() -> (Survivors, CreateOptions) {
         chunk_bytes: 65536,
         log_bytes: Some(48 * MIB),
         cache_bytes: Some(64 * MIB),
+        checksums: true,
         force: false,
     };
     (Survivors::new(3, 80 * MIB), options)

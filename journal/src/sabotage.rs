@@ -26,13 +26,17 @@ pub enum Sabotage {
     FlushOfMembersAlone,
     /// P5: the ring of a dead daemon is not looked at.
     RingIgnored,
+    /// P7: replay does not take checksums from the log.
+    ChecksumsNotLogged,
+    /// I2: the tail passes records whose checksums have no home.
+    ChecksumsNotHome,
     /// P3: a transaction is appended one record after the other.
     TransactionSplit,
 }
 
 impl Sabotage {
     /// All of them, with the names that tests use.
-    pub const ALL: [(&'static str, Sabotage); 12] = [
+    pub const ALL: [(&'static str, Sabotage); 14] = [
         ("parity-not-logged", Sabotage::ParityNotLogged),
         ("tail-before-flush", Sabotage::TailBeforeFlush),
         ("tail-reuse", Sabotage::TailReuse),
@@ -44,6 +48,8 @@ impl Sabotage {
         ("place-flushes-log-alone", Sabotage::PlaceFlushesLogAlone),
         ("flush-of-members-alone", Sabotage::FlushOfMembersAlone),
         ("ring-ignored", Sabotage::RingIgnored),
+        ("checksums-not-logged", Sabotage::ChecksumsNotLogged),
+        ("checksums-not-home", Sabotage::ChecksumsNotHome),
         ("transaction-split", Sabotage::TransactionSplit),
     ];
 }

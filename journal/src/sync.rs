@@ -97,6 +97,32 @@ pub async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
     All(futures.into_iter().map(|f| Slot::Running(Box::pin(f))).collect()).await
 }
 
+/// Runs two futures together. Ends with both.
+pub async fn join2<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
+    let (mut a, mut b) = (std::pin::pin!(a), std::pin::pin!(b));
+    let (mut first, mut second) = (None, None);
+    std::future::poll_fn(|cx| {
+        if first.is_none()
+            && let Poll::Ready(out) = a.as_mut().poll(cx)
+        {
+            first = Some(out);
+        }
+        if second.is_none()
+            && let Poll::Ready(out) = b.as_mut().poll(cx)
+        {
+            second = Some(out);
+        }
+        match (first.take(), second.take()) {
+            (Some(one), Some(two)) => Poll::Ready((one, two)),
+            (one, two) => {
+                (first, second) = (one, two);
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
 #[derive(Default)]
 struct LockState {
     held: Cell<bool>,

@@ -1,8 +1,8 @@
 //! Where everything lies: areas of a member, columns of a slot, copies of a map page.
 //!
 //! Pure arithmetic. Offsets are in bytes of a member. The areas, in order: superblocks A and B,
-//! log, pages (roots, then map pages), checksums (none yet), slots, superblock C. A journal device
-//! has the superblocks and a log alone.
+//! log, pages (roots, then map pages), checksums (unless the array has none), slots, superblock C.
+//! A journal device has the superblocks and a log alone.
 
 use evenkeel_journal::log::{LOST_ROWS, LogGeometry, SPARE_ROWS};
 use evenkeel_journal::{BLOCK, MemberIndex, Slot, Stripe};
@@ -22,6 +22,8 @@ pub const LOG_OFFSET: u64 = 131_072;
 pub const PAGE_ENTRIES: u64 = 252;
 /// Map pages that one root page knows of.
 pub const ROOT_BITS: u64 = 4032 * 8;
+/// Checksums of a checksum page.
+pub const PAGE_SUMS: u64 = 4032 / 4;
 /// Member sizes are rounded down to this.
 pub const MEMBER_GRAIN: u64 = 65536;
 /// Slots beyond the stripes: at least so many.
@@ -65,6 +67,8 @@ pub struct Geometry {
     pub log_rows: u64,
     /// Where the page area begins.
     pub pages_offset: u64,
+    /// Where the checksum area begins; 0: the array has no checksums.
+    pub checksums_offset: u64,
     /// Where the slots begin.
     pub slots_offset: u64,
     /// Bytes used of every member.
@@ -235,6 +239,16 @@ impl Geometry {
     /// roots first.
     #[must_use]
     pub fn page_copies(&self, page: u64, place: u8) -> Vec<(MemberIndex, u64)> {
+        self.copies_from(self.pages_offset, page, place)
+    }
+
+    /// The same for a page of the checksum area.
+    #[must_use]
+    pub fn sum_page_copies(&self, page: u64, place: u8) -> Vec<(MemberIndex, u64)> {
+        self.copies_from(self.checksums_offset, page, place)
+    }
+
+    fn copies_from(&self, area: u64, page: u64, place: u8) -> Vec<(MemberIndex, u64)> {
         let n = self.members() as u64;
         let copies = self.parity as u64 + 1;
         let first = page % n;
@@ -242,9 +256,52 @@ impl Geometry {
             .map(|i| {
                 let member = MemberIndex(((first + i) % n) as u8);
                 let nth = page / n * copies + i;
-                (member, self.pages_offset + (nth * 2 + u64::from(place)) * BLOCK as u64)
+                (member, area + (nth * 2 + u64::from(place)) * BLOCK as u64)
             })
             .collect()
+    }
+
+    /// Bytes that an area of so many pages takes on every member.
+    fn page_area_bytes(&self, pages: u64) -> u64 {
+        let copies = self.parity as u64 + 1;
+        pages.div_ceil(self.members() as u64) * copies * 2 * BLOCK as u64
+    }
+
+    /// Whether every block has a checksum.
+    #[must_use]
+    pub fn has_checksums(&self) -> bool {
+        self.checksums_offset != 0
+    }
+
+    /// Rows whose checksums one page holds: a row is never in two pages.
+    #[must_use]
+    pub fn rows_of_sum_page(&self) -> u64 {
+        PAGE_SUMS / self.members() as u64
+    }
+
+    /// Pages of the checksum area: the scrub page, then those with checksums. 0 without any.
+    #[must_use]
+    pub fn sum_pages(&self) -> u64 {
+        if !self.has_checksums() {
+            return 0;
+        }
+        let rows = self.stripes * u64::from(self.chunk_blocks);
+        1 + rows.div_ceil(self.rows_of_sum_page())
+    }
+
+    /// Bytes of the checksum area on every member.
+    #[must_use]
+    pub fn checksums_bytes(&self) -> u64 {
+        self.page_area_bytes(self.sum_pages())
+    }
+
+    /// Where the checksum of a column of a stripe's row lies: page, and number in it.
+    #[must_use]
+    pub fn sum_of(&self, stripe: Stripe, row: u32, column: usize) -> (u64, usize) {
+        let row = stripe.0 * u64::from(self.chunk_blocks) + u64::from(row);
+        let of_page = self.rows_of_sum_page();
+        let number = row % of_page * self.members() as u64 + column as u64;
+        (1 + row / of_page, number as usize)
     }
 
     /// Byte of superblock copy C of a member.
@@ -290,6 +347,7 @@ impl Geometry {
     /// # Errors
     /// Too small for 1 stripe, or for the log asked for; or a chunk that is no power of two from
     /// 4 KiB to 1 MiB.
+    #[allow(clippy::too_many_arguments)] // Each is a size or a count that create is told.
     pub fn plan(
         level: Level,
         data: usize,
@@ -298,6 +356,7 @@ impl Geometry {
         member_bytes: u64,
         log_bytes: Option<u64>,
         cache_bytes: Option<u64>,
+        checksums: bool,
     ) -> Result<Geometry, ArrayError> {
         let usage = |m: String| Err(ArrayError::new(ErrorKind::Usage, m));
         if !chunk_bytes.is_power_of_two() || !(4096..=1 << 20).contains(&chunk_bytes) {
@@ -320,6 +379,7 @@ impl Geometry {
             slots: 0,
             log_rows: log / block,
             pages_offset: 0,
+            checksums_offset: 0,
             slots_offset: 0,
             member_bytes: member_bytes / MEMBER_GRAIN * MEMBER_GRAIN,
             cache_blocks: 0,
@@ -332,11 +392,12 @@ impl Geometry {
             g.stripes = stripes;
             g.log_rows = (log / block).max(g.least_log_rows());
             g.slots = stripes + g.slot_reserve();
-            let n = g.members() as u64;
-            let groups = (g.map_pages() + g.root_pages()).div_ceil(n);
             g.pages_offset = LOG_OFFSET + g.log_rows * block;
-            let pages = groups * (g.parity as u64 + 1) * 2 * block;
-            g.slots_offset = (g.pages_offset + pages).next_multiple_of(g.chunk_bytes().max(block));
+            let pages = g.page_area_bytes(g.map_pages() + g.root_pages());
+            let mut end = g.pages_offset + pages;
+            g.checksums_offset = if checksums { end } else { 0 };
+            end += g.checksums_bytes();
+            g.slots_offset = end.next_multiple_of(g.chunk_bytes().max(block));
             let end = g.slots_offset + g.slots * g.chunk_bytes() + SUPERBLOCK_BYTES;
             g.slots <= u64::from(u32::MAX - 1) && end <= g.member_bytes
         };
@@ -426,7 +487,8 @@ mod tests {
         for (k, m) in [(2, 1), (4, 2), (10, 4), (1, 1), (252, 3)] {
             for chunk in [4096, 65536, 1 << 20] {
                 for log in [None, Some(100 << 20)] {
-                    let plan = |bytes| Geometry::plan(Level::Rs, k, m, chunk, bytes, log, None);
+                    let plan =
+                        |bytes| Geometry::plan(Level::Rs, k, m, chunk, bytes, log, None, true);
                     let refused = plan(100_000).expect_err("too small");
                     assert_eq!(refused.kind, ErrorKind::TooSmall);
                     let need = refused.message.split("at least ").nth(1).expect("a number");
@@ -444,7 +506,7 @@ mod tests {
         for (k, m) in [(2, 1), (3, 1), (4, 2), (3, 3), (8, 2), (1, 1), (10, 4)] {
             for chunk in [4096, 8192, 65536, 1 << 20] {
                 for size in [8 << 20, 100 << 20, 3 << 30] {
-                    let g = Geometry::plan(Level::Rs, k, m, chunk, size, None, None);
+                    let g = Geometry::plan(Level::Rs, k, m, chunk, size, None, None, true);
                     let Ok(g) = g else { continue };
                     assert!(g.slots_offset % chunk == 0);
                     assert!(g.slots_offset + g.slots * chunk <= g.superblock_c());
@@ -456,11 +518,19 @@ mod tests {
                                 copies.iter().map(|c| c.0).collect();
                             assert_eq!(members.len(), m + 1);
                             for c in copies {
-                                assert!(c.1 >= g.pages_offset && c.1 < g.slots_offset);
+                                assert!(c.1 >= g.pages_offset && c.1 < g.checksums_offset);
                                 assert!(seen.insert(c), "a place is used once");
                             }
                         }
                     }
+                    let last = g.sum_pages() - 1;
+                    for page in (0..=last.min(300)).chain([last]) {
+                        for c in g.sum_page_copies(page, 1) {
+                            assert!(c.1 >= g.checksums_offset && c.1 < g.slots_offset);
+                        }
+                    }
+                    let end = g.sum_of(Stripe(g.stripes - 1), g.chunk_blocks - 1, k + m - 1);
+                    assert_eq!((end.0, end.1 < PAGE_SUMS as usize), (last, true));
                     for j in 1..=MAX_JOURNALS {
                         let g = g.with_journals(j, 64 << 20, None).expect("64 MiB are enough");
                         let (t, w) = (g.log_tolerance(), g.log_width());

@@ -8,6 +8,7 @@
 //! - [`options`], [`status`], [`error`] what goes in and what comes out.
 
 pub mod array;
+pub mod checksums;
 pub mod codec;
 pub mod epoch;
 pub mod error;
@@ -18,6 +19,7 @@ pub mod map;
 pub mod members;
 mod news;
 pub mod options;
+pub mod page;
 mod replay;
 pub mod status;
 pub mod superblock;

@@ -151,7 +151,7 @@ mod tests {
         {
             for chunk in [4096, 65536] {
                 let geometry =
-                    Geometry::plan(level, k, m, chunk, 32 << 20, None, None).expect("fits");
+                    Geometry::plan(level, k, m, chunk, 32 << 20, None, None, true).expect("fits");
                 let mut s = sample();
                 (s.geometry, s.members) = (geometry, vec![s.members[0]; k + m]);
                 let g = &s.geometry;

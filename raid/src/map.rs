@@ -6,28 +6,17 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel_journal::bytes::{crc_without, get_u16, get_u32, get_u64, get_u128};
-use evenkeel_journal::bytes::{put_u16, put_u32, put_u64, put_u128};
+use evenkeel_journal::bytes::{get_u32, get_u64, put_u32, put_u64};
 use evenkeel_journal::log::Halted;
 use evenkeel_journal::sync::join_all;
 use evenkeel_journal::{BLOCK, Buf, Lsn, MemberIndex, Slice, Slot, Stripe, World};
 
 use crate::geometry::{Geometry, PAGE_ENTRIES, ROOT_BITS};
 use crate::members::Members;
+use crate::page::{self, Head, PAGE_HEAD, PAGE_MAP, PAGE_ROOT};
 
-/// First bytes of a page.
-pub const PAGE_MAGIC: [u8; 4] = *b"EKMP";
-/// Version of pages.
-pub const PAGE_VERSION: u16 = 1;
-/// Kind of a page of map entries.
-pub const PAGE_MAP: u16 = 2;
-/// Kind of a page that says which map pages were ever written.
-pub const PAGE_ROOT: u16 = 1;
-/// Bytes before the entries.
-pub const PAGE_HEAD: usize = 64;
 /// Bytes of an entry.
 pub const ENTRY_BYTES: usize = 16;
-const AT_CRC: usize = 36;
 
 /// Where a stripe lies, and which record said so or changed it last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -159,40 +148,54 @@ impl Map {
         holds.extend(covered.iter().map(|c| (lsn, *c)));
     }
 
+    /// Home knows this record of the stripe, but perhaps not the checksums that it carries: it stays
+    /// held until both are written.
+    pub fn hold_again(&mut self, stripe: Stripe, lsn: Lsn) {
+        self.unsaved.entry(stripe.0).or_default().holds.push((lsn, lsn));
+    }
+
     fn map_page(&self, nth: u64) -> u64 {
         self.geometry.root_pages() + nth
     }
 
-    fn page_bytes(&self, page: u64, kind: u16, generation: u64, place: u8, lsn: Lsn) -> Buf {
-        let mut b = Buf::zeroed(BLOCK);
-        b[..4].copy_from_slice(&PAGE_MAGIC);
-        put_u16(&mut b, 4, PAGE_VERSION);
-        put_u16(&mut b, 6, kind);
-        put_u128(&mut b, 8, self.array);
-        put_u64(&mut b, 24, page);
-        put_u32(&mut b, 32, u32::from(place));
-        put_u64(&mut b, 40, generation);
-        put_u64(&mut b, 48, lsn.0);
-        b
+    /// Stripes whose entries have no home yet, ascending: those of up to `most` map pages.
+    #[must_use]
+    pub fn next_unsaved(&self, most: usize) -> Vec<Stripe> {
+        let mut pages = 0;
+        let mut last = None;
+        let mut out = Vec::new();
+        for stripe in self.unsaved.keys() {
+            if last != Some(stripe / PAGE_ENTRIES) {
+                if pages == most {
+                    break;
+                }
+                pages += 1;
+                last = Some(stripe / PAGE_ENTRIES);
+            }
+            out.push(Stripe(*stripe));
+        }
+        out
     }
 
-    /// Up to `most` pages that are to be written, as they are now. `lsn` is the newest record
-    /// given out: everything in the pages is covered by it.
+    /// The pages of these stripes (ascending), as they are now. `lsn` is the newest record given
+    /// out: everything in the pages is covered by it.
     #[must_use]
-    pub fn snapshot(&self, lsn: Lsn, most: usize) -> Vec<PageWrite> {
+    pub fn snapshot(&self, lsn: Lsn, stripes: &[Stripe]) -> Vec<PageWrite> {
         let mut writes: Vec<PageWrite> = Vec::new();
-        for stripe in self.unsaved.keys() {
-            let nth = stripe / PAGE_ENTRIES;
-            if writes.last().is_some_and(|w| w.page == self.map_page(nth)) {
+        for stripe in stripes {
+            let saved = (stripe.0, self.get(*stripe).lsn);
+            let nth = stripe.0 / PAGE_ENTRIES;
+            if let Some(w) = writes.last_mut()
+                && w.page == self.map_page(nth)
+            {
+                w.saved.push(saved);
                 continue;
-            }
-            if writes.len() == most {
-                break;
             }
             let page = self.map_page(nth);
             let old = self.pages[page as usize];
             let (generation, place) = (old.generation + 1, 1 - old.place);
-            let mut b = self.page_bytes(page, PAGE_MAP, generation, place, lsn);
+            let head = Head { kind: PAGE_MAP, page, place, generation, lsn };
+            let mut b = head.page(self.array);
             let first = nth * PAGE_ENTRIES;
             let last = (first + PAGE_ENTRIES).min(self.geometry.stripes);
             for (i, e) in self.entries[first as usize..last as usize].iter().enumerate() {
@@ -200,11 +203,14 @@ impl Map {
                 put_u32(&mut b, at, e.slot.map_or(0, |s| s.0 + 1));
                 put_u64(&mut b, at + 8, e.lsn.0);
             }
-            let crc = crc_without(&b, AT_CRC);
-            put_u32(&mut b, AT_CRC, crc);
-            let of_page = self.unsaved.range(first..last);
-            let saved = of_page.map(|(s, _)| (*s, self.entries[*s as usize].lsn)).collect();
-            writes.push(PageWrite { page, generation, place, bytes: b.freeze(), saved });
+            page::seal(&mut b);
+            writes.push(PageWrite {
+                page,
+                generation,
+                place,
+                bytes: b.freeze(),
+                saved: vec![saved],
+            });
         }
         writes
     }
@@ -231,13 +237,13 @@ impl Map {
     pub fn root_page(&self, root: u64, lsn: Lsn) -> PageWrite {
         let old = self.pages[root as usize];
         let (generation, place) = (old.generation + 1, 1 - old.place);
-        let mut b = self.page_bytes(root, PAGE_ROOT, generation, place, lsn);
+        let head = Head { kind: PAGE_ROOT, page: root, place, generation, lsn };
+        let mut b = head.page(self.array);
         let words = (ROOT_BITS / 64) as usize;
         for i in 0..words {
             put_u64(&mut b, PAGE_HEAD + i * 8, self.roots[root as usize * words + i]);
         }
-        let crc = crc_without(&b, AT_CRC);
-        put_u32(&mut b, AT_CRC, crc);
+        page::seal(&mut b);
         PageWrite { page: root, generation, place, bytes: b.freeze(), saved: Vec::new() }
     }
 
@@ -288,7 +294,8 @@ impl Map {
                 for (i, block) in found.into_iter().enumerate() {
                     let Some(block) = block else { continue };
                     let at = at + (i * BLOCK) as u64;
-                    let Some((page, place)) = decode_page(&block, array) else {
+                    let Some(Head { page, place, generation, .. }) = page::decode(&block, array)
+                    else {
                         continue;
                     };
                     let expected =
@@ -296,7 +303,6 @@ impl Map {
                     if !expected {
                         continue;
                     }
-                    let generation = get_u64(&block, 40);
                     let best = at_newest.entry((page, member.0)).or_default();
                     *best = generation.max(*best);
                     let known = newest[page as usize].as_ref().map_or(0, |b| get_u64(b, 40));
@@ -371,17 +377,7 @@ async fn read_blocks<W: World>(
     out
 }
 
-/// Page number and place of a whole page of this array.
-fn decode_page(b: &[u8], array: u128) -> Option<(u64, u8)> {
-    let whole = b[..4] == PAGE_MAGIC
-        && get_u128(b, 8) == array
-        && get_u32(b, AT_CRC) == crc_without(b, AT_CRC)
-        && get_u16(b, 4) == PAGE_VERSION
-        && b[32] < 2;
-    whole.then(|| (get_u64(b, 24), b[32]))
-}
-
-/// Writes pages to their places on all active members, and flushes these.
+/// Writes pages to their places on all active members; they are not flushed.
 ///
 /// # Errors
 /// `Halted` if too many members fail.
@@ -399,5 +395,5 @@ pub async fn write_pages<W: World>(
     for done in join_all(writes).await {
         done?;
     }
-    members.flush_members().await
+    Ok(())
 }

@@ -37,6 +37,10 @@ struct Member<D> {
     flushed: u64,
     read_errors: u64,
     write_errors: u64,
+    /// Blocks and pages that were not what their checksum says.
+    checksum_errors: u64,
+    /// Those that were written again.
+    healed: u64,
     /// The last error.
     trouble: Option<Trouble>,
 }
@@ -137,6 +141,8 @@ impl<W: World> Members<W> {
             flushed: 0,
             read_errors: 0,
             write_errors: 0,
+            checksum_errors: 0,
+            healed: 0,
             trouble: None,
         };
         let members = disks.into_iter().zip(&superblock.members).map(member).collect();
@@ -302,6 +308,43 @@ impl<W: World> Members<W> {
         let m = &members[member.at()];
         let path = m.disk.as_ref().map_or_else(String::new, |d| d.facts().path);
         (m.state, path, m.read_errors, m.write_errors)
+    }
+
+    /// UUID of the array.
+    #[must_use]
+    pub fn superblock_array(&self) -> u128 {
+        self.0.superblock.borrow().array
+    }
+
+    /// How many blocks and pages of a member were not what their checksums say, and how many of
+    /// these were written again.
+    #[must_use]
+    pub fn wrong(&self, member: MemberIndex) -> (u64, u64) {
+        let members = self.0.members.borrow();
+        (members[member.at()].checksum_errors, members[member.at()].healed)
+    }
+
+    /// What lies at byte `at` of a member is not what was written there: counts and tells it.
+    pub(crate) fn found_bad(&self, member: MemberIndex, at: u64, what: &str) {
+        let mut members = self.0.members.borrow_mut();
+        let m = &mut members[member.at()];
+        m.checksum_errors += 1;
+        let path = m.disk.as_ref().map_or_else(String::new, |d| d.facts().path);
+        if news::is_told(m.checksum_errors) {
+            let name = &self.0.superblock.borrow().name;
+            self.0.news.tell(news::wrong(name, &path, at, what, m.checksum_errors));
+        }
+    }
+
+    /// So many blocks or pages of a member were written again, and read back.
+    pub(crate) fn healed(&self, member: MemberIndex, count: u64) {
+        self.0.members.borrow_mut()[member.at()].healed += count;
+    }
+
+    /// No copy of a page of checksums is left.
+    pub(crate) fn sums_lost(&self, page: u64) {
+        let name = &self.0.superblock.borrow().name;
+        self.0.news.tell(news::sums_lost(name, page));
     }
 
     /// From now on a read of this place gives this block: what replay in memory found, or what a

@@ -105,6 +105,32 @@ pub(crate) fn unreadable(path: &str, at: u64, e: DiskError) -> String {
     )
 }
 
+/// Whether the nth wrong block of a member is told by itself: the first ones, then ever fewer.
+pub(crate) fn is_told(nth: u64) -> bool {
+    nth <= 16 || nth.is_power_of_two()
+}
+
+/// What lies on a member is not what was written there.
+pub(crate) fn wrong(array: &str, path: &str, at: u64, what: &str, nth: u64) -> String {
+    let rest = if nth == 16 {
+        " Further ones are counted in the status, and not told one by one."
+    } else {
+        ""
+    };
+    format!(
+        "Array {array}: {path} gave wrong bytes at byte {at} ({what}): they are not what was \
+         written there. It is number {nth} on this member since the start.{rest}"
+    )
+}
+
+/// More copies of a page of checksums are gone than members may be.
+pub(crate) fn sums_lost(array: &str, page: u64) -> String {
+    format!(
+        "Array {array}: no copy of page {page} of the checksums is left. What only it knew cannot \
+         be told from wrong bytes any more: those blocks give EIO until they are overwritten."
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,8 @@ pub struct CreateOptions {
     pub log_bytes: Option<u64>,
     /// Bytes of the write-back cache (the ring's places); None: 64 MiB, less for small arrays.
     pub cache_bytes: Option<u64>,
+    /// Keep a checksum of every block (P7).
+    pub checksums: bool,
     /// Overwrite what was an array before.
     pub force: bool,
 }
@@ -46,6 +48,8 @@ pub struct StartOptions {
     /// Start although the log or the ring is damaged or missing, giving up what it held; and
     /// although another machine may hold the array.
     pub force: bool,
+    /// Bytes of memory for checksums; None: [`crate::checksums::DEFAULT_MEMORY`].
+    pub checksum_cache: Option<u64>,
     /// How long an operation on a member may take before the member counts as failed; None:
     /// [`crate::hung::IO_TIMEOUT`].
     pub io_timeout: Option<std::time::Duration>,

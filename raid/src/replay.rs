@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use evenkeel_journal::record::Record;
+use evenkeel_journal::record::{ParityRow, Record};
 use evenkeel_journal::replay::LogContents;
 use evenkeel_journal::ring::RingContents;
+use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::{Lsn, Slice, Slot, Stripe};
 
+use crate::checksums::Unsaved;
 use crate::geometry::Geometry;
 use crate::map::Map;
 
@@ -68,6 +70,8 @@ pub(crate) struct Recovered {
     pub lost: BTreeMap<(Stripe, u32), Lsn>,
     pub adopted: Vec<Adopted>,
     pub parities: Vec<PendingParity>,
+    /// Checksums that pages may not carry yet.
+    pub sums: BTreeMap<Stripe, Unsaved>,
 }
 
 /// A Write of the log: stripe, first block, blocks, and where its data begins (commit, block).
@@ -80,6 +84,14 @@ struct Replay<'a> {
     lost: BTreeMap<(Stripe, u32), Lsn>,
     writes: HashMap<Lsn, LoggedWrite>,
     parities: BTreeMap<Stripe, Vec<PendingParity>>,
+    sums: BTreeMap<Stripe, Unsaved>,
+}
+
+/// Whether a row of a Parity is one that the array can have.
+fn fits(g: &Geometry, row: &ParityRow) -> bool {
+    row.row < g.chunk_blocks
+        && row.parity_crcs.len() == g.parity
+        && row.covered.iter().all(|c| (c.column as usize) < g.data)
 }
 
 /// Applies the kept commits, then the ring's records above the log's end, in LSN order.
@@ -99,6 +111,7 @@ pub(crate) fn recover(
         lost: BTreeMap::new(),
         writes: HashMap::new(),
         parities: BTreeMap::new(),
+        sums: BTreeMap::new(),
     };
     for (c, commit) in log.commits.iter().enumerate() {
         for logged in &commit.records {
@@ -147,7 +160,8 @@ pub(crate) fn recover(
             }
         }
     }
-    Ok(Recovered { map: r.map, dirty: r.dirty, lost: r.lost, adopted, parities })
+    let (map, dirty, lost, sums) = (r.map, r.dirty, r.lost, r.sums);
+    Ok(Recovered { map, dirty, lost, adopted, parities, sums })
 }
 
 impl Replay<'_> {
@@ -185,13 +199,22 @@ impl Replay<'_> {
                 let at = at.filter(|_| crcs.is_some());
                 self.writes.insert(lsn, (*stripe, *first, *count, at));
             }
-            Record::Place { stripe, slot, horizon, .. } => {
+            Record::Place { stripe, slot, horizon, crcs } => {
                 if stripe.0 >= g.stripes || u64::from(slot.0) >= g.slots {
                     return bad("a stripe or slot");
                 }
+                if g.has_checksums() && !broken(Sabotage::ChecksumsNotLogged) {
+                    // Case PC: home may know the Place, but not its checksums.
+                    let Some(sums) = Unsaved::placed(g, lsn, crcs) else {
+                        return bad("checksums");
+                    };
+                    self.sums.insert(*stripe, sums);
+                }
                 // Cases PA, PB: newer than the entry or not, what it supersedes is clean.
                 self.superseded(*stripe, *horizon);
-                self.moved(*stripe, Some(*slot), lsn);
+                if !self.moved(*stripe, Some(*slot), lsn) && g.has_checksums() {
+                    self.map.hold_again(*stripe, lsn);
+                }
             }
             Record::Unmap { first, count, horizon } => {
                 if first.0.checked_add(*count).is_none_or(|end| end > g.stripes) {
@@ -200,14 +223,25 @@ impl Replay<'_> {
                 for s in first.0..first.0 + count {
                     // Cases UA, UB: as PA and PB.
                     self.superseded(Stripe(s), *horizon);
+                    self.sums.remove(&Stripe(s));
                     self.moved(Stripe(s), None, lsn);
                 }
             }
-            Record::Parity { stripe, slot, rows, .. } => {
+            Record::Parity { stripe, slot, base, rows } => {
                 if stripe.0 >= g.stripes || u64::from(slot.0) >= g.slots {
                     return bad("a stripe or slot");
                 }
                 self.parity(lsn, *stripe, *slot, rows, data)?;
+                let here = self.map.get(*stripe).slot == Some(*slot);
+                let fit = rows.iter().all(|r| fits(g, r));
+                if g.has_checksums() && here && fit && !broken(Sabotage::ChecksumsNotLogged) {
+                    // Case QG: home may know the Parity, but not its checksums.
+                    let none = || Unsaved::none(*base);
+                    self.sums.entry(*stripe).or_insert_with(none).changed(g, lsn, rows);
+                    if lsn <= self.map.get(*stripe).lsn {
+                        self.map.hold_again(*stripe, lsn);
+                    }
+                }
             }
             Record::Lost { stripe, first, count } => {
                 let end = u64::from(*first) + u64::from(*count);
@@ -243,12 +277,14 @@ impl Replay<'_> {
         }
     }
 
-    fn moved(&mut self, stripe: Stripe, slot: Option<Slot>, lsn: Lsn) {
+    fn moved(&mut self, stripe: Stripe, slot: Option<Slot>, lsn: Lsn) -> bool {
         // Cases PA, UA: the entry follows. PB and UB: it is as new or newer.
-        if lsn > self.map.get(stripe).lsn {
+        let newer = lsn > self.map.get(stripe).lsn;
+        if newer {
             self.map.moved(stripe, slot, lsn);
             self.parities.remove(&stripe);
         }
+        newer
     }
 
     fn parity(
@@ -256,7 +292,7 @@ impl Replay<'_> {
         lsn: Lsn,
         stripe: Stripe,
         slot: Slot,
-        rows: &[evenkeel_journal::record::ParityRow],
+        rows: &[ParityRow],
         data: impl Fn(usize) -> Source,
     ) -> Result<(), String> {
         let g = self.g;
@@ -281,11 +317,8 @@ impl Replay<'_> {
         let mut pending = Vec::new();
         let mut next = 0;
         for row in rows {
-            let sane = row.row < g.chunk_blocks
-                && row.parity_crcs.len() == g.parity
-                && row.covered.iter().all(|c| (c.column as usize) < g.data);
             // Case QE: it does not fit the array.
-            if !sane {
+            if !fits(g, row) {
                 return Err(format!("Record {lsn} of the log does not fit the array's shape."));
             }
             let parity = (next..next + g.parity).map(&data).collect();

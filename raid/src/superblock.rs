@@ -21,9 +21,11 @@ pub const COMPAT_KNOWN: u64 = 0;
 /// Features that must be known to write.
 pub const RO_COMPAT_KNOWN: u64 = 0;
 /// Features that must be known at all.
-pub const INCOMPAT_KNOWN: u64 = JOURNAL_DEVICES;
+pub const INCOMPAT_KNOWN: u64 = JOURNAL_DEVICES | CHECKSUMS;
 /// Incompatible feature: there are journal devices.
 pub const JOURNAL_DEVICES: u64 = 1;
+/// Incompatible feature: every block has a checksum.
+pub const CHECKSUMS: u64 = 2;
 /// Bytes of a name at most.
 pub const NAME_MAX: usize = 32;
 /// Epochs that are remembered.
@@ -197,6 +199,8 @@ impl Superblock {
         put_u64(&mut b, 192, g.log_rows);
         put_u64(&mut b, 200, g.pages_offset);
         put_u64(&mut b, 208, g.map_pages() + g.root_pages());
+        put_u64(&mut b, 216, g.checksums_offset);
+        put_u64(&mut b, 224, g.checksums_bytes());
         put_u64(&mut b, 232, g.slots_offset);
         put_u64(&mut b, 240, g.member_bytes);
         put_u64(&mut b, 248, g.cache_blocks);
@@ -205,7 +209,9 @@ impl Superblock {
         put_u128(&mut b, 288, self.ring);
         put_u32(&mut b, 304, u32::from(self.ring != 0));
         put_u64(&mut b, 312, self.created);
-        put_u64(&mut b, 80, if g.journals > 0 { JOURNAL_DEVICES } else { 0 });
+        let journals = if g.journals > 0 { JOURNAL_DEVICES } else { 0 };
+        let checksums = if g.has_checksums() { CHECKSUMS } else { 0 };
+        put_u64(&mut b, 80, journals | checksums);
         put_u16(&mut b, 320, g.journals as u16);
         b[322] = u8::from(g.log_home == LogHome::Journals);
         put_u64(&mut b, 328, g.journal_rows);
@@ -265,6 +271,7 @@ impl Superblock {
             slots: get_u64(b, 176),
             log_rows: get_u64(b, 192),
             pages_offset: get_u64(b, 200),
+            checksums_offset: get_u64(b, 216),
             slots_offset: get_u64(b, 232),
             member_bytes: get_u64(b, 240),
             cache_blocks: get_u64(b, 248),
@@ -288,7 +295,7 @@ impl Superblock {
             && get_u32(b, 164) == evenkeel_journal::BLOCK as u32
             && get_u64(b, 184) == crate::geometry::LOG_OFFSET
             && (1..=256).contains(&geometry.chunk_blocks)
-            && geometry.stripes >= 1
+            && (1..1 << 40).contains(&geometry.stripes)
             && geometry.slots <= u64::from(u32::MAX - 1)
             && geometry.slots >= geometry.stripes
             && geometry.log_rows >= 16
@@ -300,6 +307,7 @@ impl Superblock {
                 <= geometry.member_bytes
             && geometry.pages_offset >= crate::geometry::LOG_OFFSET
             && geometry.pages_offset < geometry.slots_offset
+            && checksums_are_sane(&geometry, get_u64(b, 80) & CHECKSUMS != 0, get_u64(b, 224))
             && geometry.cache_blocks <= CACHE_BLOCKS_MAX;
         if !sane {
             return None;
@@ -348,6 +356,18 @@ impl Superblock {
     }
 }
 
+/// Whether the checksum area lies between pages and slots, is as large as it must be, and is there
+/// if and only if the flag says so.
+fn checksums_are_sane(g: &Geometry, flag: bool, bytes: u64) -> bool {
+    if !flag {
+        return !g.has_checksums() && bytes == 0;
+    }
+    g.checksums_offset > g.pages_offset
+        && g.checksums_offset < g.slots_offset
+        && bytes == g.checksums_bytes()
+        && g.checksums_offset + bytes <= g.slots_offset
+}
+
 /// Whether what a superblock says of journal devices fits together.
 fn journals_are_sane(g: &Geometry, flag: bool) -> bool {
     if g.journals == 0 {
@@ -371,7 +391,7 @@ pub(crate) mod tests {
     /// A superblock of a raid6 4+2 with all members active.
     pub(crate) fn sample() -> Superblock {
         let geometry =
-            Geometry::plan(Level::Raid6, 4, 2, 65536, 256 << 20, None, None).expect("fits");
+            Geometry::plan(Level::Raid6, 4, 2, 65536, 256 << 20, None, None, true).expect("fits");
         let member =
             |i: u128| MemberEntry { uuid: 100 + i, state: MemberState::Active, failed_at: Lsn(0) };
         Superblock {
@@ -454,9 +474,9 @@ pub(crate) mod tests {
             sealed(b)
         };
         for bit in 0..64 {
-            let incompat = Superblock::decode(&with(80, 1 << bit), 4096);
+            let incompat = Superblock::decode(&with(80, CHECKSUMS ^ 1 << bit), 4096);
             if 1 << bit & INCOMPAT_KNOWN != 0 {
-                // Known, but there are no journal devices.
+                // Known, but there are no journal devices, and there are checksums.
                 assert_eq!(incompat, Err(BadSuperblock::Damaged), "bit {bit}");
             } else {
                 assert!(matches!(incompat, Err(BadSuperblock::Unsupported(_))), "bit {bit}");

@@ -15,19 +15,21 @@ use evenkeel_journal::{
     BLOCK, Buf, Disk, DiskError, DiskFacts, Lsn, MemberIndex, RingMem, RunIdentity, Segs, Slice,
     Slot, Stripe, World,
 };
+use evenkeel_raid::checksums::LOST_SUM;
 use evenkeel_raid::codec::{Code, Level};
 use evenkeel_raid::geometry::{
     Geometry, LOG_OFFSET, LogHome, MAX_JOURNALS, MAX_REQUEST_BLOCKS, MEMBER_GRAIN, PAGE_ENTRIES,
-    ROOT_BITS, SLOT_RESERVE, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES,
+    PAGE_SUMS, ROOT_BITS, SLOT_RESERVE, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES,
 };
-use evenkeel_raid::map::{
-    ENTRY_BYTES, Map, PAGE_HEAD, PAGE_MAGIC, PAGE_MAP, PAGE_ROOT, PAGE_VERSION, write_pages,
-};
+use evenkeel_raid::map::{ENTRY_BYTES, Map, write_pages};
 use evenkeel_raid::members::Members;
+use evenkeel_raid::page::{
+    PAGE_CHECKSUMS, PAGE_HEAD, PAGE_MAGIC, PAGE_MAP, PAGE_ROOT, PAGE_SCRUB, PAGE_VERSION,
+};
 use evenkeel_raid::status::MemberState;
 use evenkeel_raid::superblock::{
-    COMPAT_KNOWN, HISTORY, INCOMPAT_KNOWN, JOURNAL_DEVICES, MAGIC, MemberEntry, NAME_MAX, Phase,
-    RO_COMPAT_KNOWN, Superblock, VERSION,
+    CHECKSUMS, COMPAT_KNOWN, HISTORY, INCOMPAT_KNOWN, JOURNAL_DEVICES, MAGIC, MemberEntry,
+    NAME_MAX, Phase, RO_COMPAT_KNOWN, Superblock, VERSION,
 };
 
 // ---- the tables of the page ----
@@ -116,6 +118,11 @@ fn the_constants_are_those_of_the_page() {
         ("PAGE_VERSION", PAGE_VERSION.to_string()),
         ("PAGE_ROOT", PAGE_ROOT.to_string()),
         ("PAGE_MAP", PAGE_MAP.to_string()),
+        ("PAGE_CHECKSUMS", PAGE_CHECKSUMS.to_string()),
+        ("PAGE_SCRUB", PAGE_SCRUB.to_string()),
+        ("PAGE_SUMS", PAGE_SUMS.to_string()),
+        ("LOST_SUM", LOST_SUM.to_string()),
+        ("CHECKSUMS", CHECKSUMS.to_string()),
         ("PAGE_HEAD", PAGE_HEAD.to_string()),
         ("ENTRY_BYTES", ENTRY_BYTES.to_string()),
         ("PAGE_ENTRIES", PAGE_ENTRIES.to_string()),
@@ -141,8 +148,9 @@ fn sample() -> (Superblock, Vec<u8>) {
         MemberState::Missing,
         MemberState::Stale,
     ];
-    let geometry = Geometry::plan(Level::Rs, 4, 3, 16384, 300 << 20, Some(5 << 20), Some(3 << 20))
-        .expect("it fits");
+    let geometry =
+        Geometry::plan(Level::Rs, 4, 3, 16384, 300 << 20, Some(5 << 20), Some(3 << 20), true)
+            .expect("it fits");
     let member = |(i, state): (usize, MemberState)| MemberEntry {
         uuid: u128::MAX / 3 + i as u128,
         state,
@@ -228,7 +236,7 @@ fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
         ("bytes", le32(16384)),
         ("compat", le64(s.compat)),
         ("ro_compat", le64(s.ro_compat)),
-        ("incompat", le64(u64::from(g.journals > 0))),
+        ("incompat", le64(u64::from(g.journals > 0) | 2)),
         ("epoch", le64(s.epoch)),
         ("phase", le32(2)),
         ("epoch_flags", le32(3)),
@@ -248,8 +256,8 @@ fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
         ("log_rows", le64(g.log_rows)),
         ("pages_offset", le64(g.pages_offset)),
         ("pages", le64(g.map_pages() + g.root_pages())),
-        ("checksums_offset", le64(0)),
-        ("checksums_bytes", le64(0)),
+        ("checksums_offset", le64(g.checksums_offset)),
+        ("checksums_bytes", le64(g.checksums_bytes())),
         ("slots_offset", le64(g.slots_offset)),
         ("member_bytes", le64(g.member_bytes)),
         ("cache_blocks", le64(g.cache_blocks)),
@@ -293,7 +301,7 @@ fn unknown_flags_refuse_by_their_class() {
     let s = Superblock { ro_compat: 0, ..s };
     for (at, readable, writable) in [(64, true, true), (72, true, false), (80, false, false)] {
         let mut b = s.encode(0, 4096).to_vec();
-        b[at] = 2;
+        b[at] |= 4;
         let crc = crc_with_zero(&b, 56);
         b[56..60].copy_from_slice(&crc.to_le_bytes());
         let read = Superblock::decode(&b, 4096).ok();
@@ -312,7 +320,7 @@ fn areas_are_computed_as_the_page_says() {
         (Level::Raid6, 4, 2, 4096, 5 << 30),
         (Level::Rs, 10, 4, 1 << 20, (900 << 20) + 12345),
     ] {
-        let g = Geometry::plan(level, k, m, chunk, bytes, None, None).expect("it fits");
+        let g = Geometry::plan(level, k, m, chunk, bytes, None, None, true).expect("it fits");
         let n = (k + m) as u64;
         assert_eq!(g.map_pages(), g.stripes.div_ceil(252));
         assert_eq!(g.root_pages(), g.map_pages().div_ceil(32256));
@@ -321,7 +329,11 @@ fn areas_are_computed_as_the_page_says() {
         assert_eq!(g.member_bytes, bytes / 65536 * 65536);
         assert_eq!(g.pages_offset, 131_072 + g.log_rows * 4096);
         let groups = (g.map_pages() + g.root_pages()).div_ceil(n);
-        let end = g.pages_offset + groups * (m as u64 + 1) * 2 * 4096;
+        assert_eq!(g.checksums_offset, g.pages_offset + groups * (m as u64 + 1) * 2 * 4096);
+        let rows = g.stripes * (chunk / 4096);
+        assert_eq!(g.sum_pages(), 1 + rows.div_ceil(1008 / n));
+        let groups = g.sum_pages().div_ceil(n);
+        let end = g.checksums_offset + groups * (m as u64 + 1) * 2 * 4096;
         assert_eq!(g.slots_offset, end.next_multiple_of(chunk));
         assert_eq!(g.superblock_c(), g.member_bytes - 16384);
         let asked = (bytes / 16).clamp(1 << 20, 256 << 20) / 4096;
@@ -482,7 +494,7 @@ fn pages_lie_as_the_page_says() {
     let (mut s, _) = sample();
     let array = s.array;
     let geometry =
-        Geometry::plan(Level::Raid6, 4, 2, 4096, 100 << 20, None, None).expect("it fits");
+        Geometry::plan(Level::Raid6, 4, 2, 4096, 100 << 20, None, None, true).expect("it fits");
     assert!(geometry.map_pages() > 10);
     s.geometry = geometry;
     s.members.truncate(6);
@@ -498,7 +510,7 @@ fn pages_lie_as_the_page_says() {
     map.moved(Stripe(first), Some(Slot(0x0a0b)), Lsn(0x1112_1314_1516_1718));
     map.moved(Stripe(last), None, Lsn(0x2122_2324_2526_2728));
     let lsn = Lsn(0x3132_3334_3536_3738);
-    let pages = map.snapshot(lsn, 10);
+    let pages = map.snapshot(lsn, &map.next_unsaved(10));
     let roots = map.roots_for(&pages, lsn);
     assert_eq!((pages.len(), roots.len()), (1, 1));
     at_once(write_pages(&members, &geometry, &pages)).expect("written");
@@ -545,7 +557,7 @@ fn pages_lie_as_the_page_says() {
 
     // The next writing goes to the other place.
     map.moved(Stripe(first), None, Lsn(0x4142_4344_4546_4748));
-    let again = map.snapshot(lsn, 10);
+    let again = map.snapshot(lsn, &map.next_unsaved(10));
     at_once(write_pages(&members, &geometry, &again)).expect("written");
     for (member, at) in geometry.page_copies(geometry.root_pages() + 9, 0) {
         let written = disks[member.at()].0.borrow();

@@ -56,6 +56,7 @@ fn a_large_transaction_comes_back_from_copies_of_the_disks() -> Result<(), Failu
         chunk_bytes: 65536,
         log_bytes: Some(40 * MIB),
         cache_bytes: Some(64 * MIB),
+        checksums: true,
         force: false,
     };
     let durable = StartOptions { ack: Ack::Durable, ..StartOptions::default() };

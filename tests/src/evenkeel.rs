@@ -18,25 +18,39 @@ use crate::workload::WORKLOADS;
 const STRIPES: u64 = 8;
 
 fn shape(name: &'static str, level: &'static str, data: usize, parity: usize, chunk: u64) -> Setup {
+    shape_with(name, level, data, parity, chunk, true)
+}
+
+fn shape_with(
+    name: &'static str,
+    level: &'static str,
+    data: usize,
+    parity: usize,
+    chunk: u64,
+    checksums: bool,
+) -> Setup {
     let parsed: Level = level.parse().expect("a level");
     let grain = 65536;
     let (member, log) = (1..1024)
         .map(|i| i * grain)
         .find_map(|bytes| {
-            let plan = Geometry::plan(parsed, data, parity, chunk, bytes, Some(4096), Some(4096));
+            let small = Some(4096);
+            let plan = Geometry::plan(parsed, data, parity, chunk, bytes, small, small, checksums);
             let fits = plan.ok().filter(|g| g.stripes >= STRIPES)?;
             Some((bytes, fits.log_rows * 4096))
         })
         .expect("some size fits");
     let (journals, journal) = (0, 0);
-    Setup { name, level, data, parity, chunk, member, log, cache: 4096, journals, journal }
+    let cache = 4096;
+    Setup { name, level, data, parity, chunk, member, log, cache, journals, journal, checksums }
 }
 
 /// The same with the log on journal devices, the smallest that do.
 fn on_journals(name: &'static str, setup: Setup, journals: usize) -> Setup {
     let level: Level = setup.level.parse().expect("a level");
     let (k, m, c) = (setup.data, setup.parity, setup.chunk);
-    let plan = Geometry::plan(level, k, m, c, setup.member, Some(0), Some(4096)).expect("it fits");
+    let plan = Geometry::plan(level, k, m, c, setup.member, Some(0), Some(4096), setup.checksums)
+        .expect("it fits");
     let (journal, log) = (3..1024)
         .map(|i| i * 65536)
         .find_map(|bytes| {
@@ -54,9 +68,9 @@ pub fn setups() -> Vec<Setup> {
         shape("raid5-2+1", "raid5", 2, 1, 8192),
         shape("raid6-4+2", "raid6", 4, 2, 8192),
         shape("rs-3+3", "rs", 3, 3, 16384),
-        shape("evenodd-3+2", "evenodd", 3, 2, 8192),
+        shape_with("evenodd-3+2", "evenodd", 3, 2, 8192, false),
         shape("evenodd-4+2", "evenodd", 4, 2, 8192),
-        shape("raid1-1+1", "raid1", 1, 1, 16384),
+        shape_with("raid1-1+1", "raid1", 1, 1, 16384, false),
         shape("raid1-1+2", "raid1", 1, 2, 16384),
     ]
 }
@@ -121,6 +135,7 @@ impl Subject for Evenkeel {
             chunk_bytes: setup.chunk,
             log_bytes: Some(setup.log),
             cache_bytes: Some(setup.cache),
+            checksums: setup.checksums,
             force: false,
         };
         let (members, journals) = disks.split_at(setup.members());

@@ -74,6 +74,7 @@ pub fn setup() -> Setup {
         cache: 0,
         journals: 0,
         journal: 0,
+        checksums: false,
     }
 }
 

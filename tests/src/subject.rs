@@ -28,6 +28,8 @@ pub struct Setup {
     pub journals: usize,
     /// Bytes of a journal device.
     pub journal: u64,
+    /// Whether blocks have checksums.
+    pub checksums: bool,
 }
 
 impl Setup {

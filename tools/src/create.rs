@@ -98,6 +98,7 @@ fn options(args: &CreateArgs) -> Result<CreateOptions, Failure> {
         chunk_bytes: args.chunk,
         log_bytes: args.log_size,
         cache_bytes: args.cache,
+        checksums: !args.no_checksums,
         force: args.force,
     })
 }

@@ -43,6 +43,7 @@ pub fn run(args: &StartArgs) -> Outcome {
             read_only: args.read_only,
             accept_missing: args.accept_missing,
             force: args.force,
+            checksum_cache: args.checksum_cache,
             io_timeout: args.io_timeout.map(Duration::from_secs),
         },
         ack,

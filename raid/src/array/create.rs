@@ -66,6 +66,7 @@ pub fn plan(o: &CreateOptions, disks: &[u64], journals: &[u64]) -> Result<Geomet
         smallest(disks),
         own,
         o.cache_bytes,
+        o.checksums,
     )?;
     if journals.is_empty() {
         return Ok(g);
@@ -165,6 +166,7 @@ pub async fn create_with_journals<W: World>(
         let page = map.root_page(root, Lsn(0));
         write_pages(&members, &geometry, &[page]).await.map_err(|_| gone("The map"))?;
     }
+    members.flush_members().await.map_err(|_| gone("The map"))?;
     let ring_id = id();
     let memory = world.create_ring(ring_id, ring_bytes(16)).map_err(|e| {
         ArrayError::new(ErrorKind::Failed, format!("The ring's memory could not be had: {e}."))

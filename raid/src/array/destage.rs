@@ -26,6 +26,7 @@ use super::cache::DirtyBlock;
 use super::locks::StripeGuard;
 use super::lost;
 use super::slots::{DESTAGE_RESERVE, Promise};
+use crate::checksums::LOST_SUM;
 use crate::error::RequestError;
 use crate::members::Members;
 
@@ -46,9 +47,11 @@ struct Row {
 enum Way {
     /// All of it reads as zeros.
     Unmap,
-    /// Into a new slot; blocks that cannot be given are zero there and marked as lost.
+    /// Into a new slot; blocks that cannot be given are zero there, and lost: their checksum says
+    /// so, and a mark where the array has room for it.
     Place(Slot, Slice, Vec<u32>),
-    Rows(Slot, Vec<Row>),
+    /// In its slot; and, once it is logged, what the checksums become.
+    Rows(Slot, Vec<Row>, Vec<ParityRow>),
     /// No slot was left for it: its turn comes with the next batch.
     Later,
     /// Too much of it is gone, and more is lost already than can be marked: it stays in the
@@ -107,10 +110,10 @@ impl<W: World> Array<W> {
             self.0.journal.durable(self.0.journal.last_lsn()).await?;
         }
         // 6. Rows in place, and flushed.
-        self.write_rows_in_place(&plans).await?;
+        self.write_rows_in_place(&plans, &appended).await?;
         // 7. Clean.
         for (plan, lsn) in plans.into_iter().zip(appended) {
-            if let (Way::Rows(_, rows), Some(lsn)) = (&plan.way, lsn) {
+            if let (Way::Rows(_, rows, _), Some(lsn)) = (&plan.way, lsn) {
                 self.rows_are_in_place(plan.stripe, rows, lsn);
             }
             self.destage_ended(plan.stripe);
@@ -177,8 +180,8 @@ impl<W: World> Array<W> {
             let way = if all_zero {
                 Way::Unmap
             } else if let (Some(old), true) = (old, room.is_some()) {
-                match this.compute_rows(old, rows).await {
-                    Ok(rows) => Way::Rows(old, rows),
+                match this.compute_rows(stripe, old, rows).await {
+                    Ok(rows) => Way::Rows(old, rows, Vec::new()),
                     Err(_) => {
                         dirty.iter().for_each(|b| this.0.journal.release(b.1.lsn));
                         this.0.unreadable.borrow_mut().insert(stripe);
@@ -221,13 +224,16 @@ impl<W: World> Array<W> {
         })
     }
 
-    /// The whole content of a stripe: what is dirty, and the rest from its slot or zero.
+    /// The whole content of a stripe: what is dirty, and the rest from its slot or zero; and which
+    /// blocks of it are lost.
     async fn whole_content(
         &self,
+        stripe: Stripe,
         old: Option<Slot>,
         dirty: &[(u32, DirtyBlock)],
-    ) -> Result<Slice, RequestError> {
+    ) -> Result<(Slice, Vec<u32>), RequestError> {
         let g = &self.0.geometry;
+        let mut lost = Vec::new();
         let chunk = g.chunk_bytes() as usize;
         let mut data = Buf::new(chunk * g.data);
         let mut per_column = vec![0; g.data];
@@ -237,18 +243,19 @@ impl<W: World> Array<W> {
             Some(slot) => {
                 let wanted: Vec<usize> =
                     (0..g.data).filter(|c| per_column[*c] < g.chunk_blocks).collect();
-                let columns = if wanted.is_empty() {
-                    Vec::new()
-                } else {
-                    self.read_rows(slot, 0, g.chunk_blocks, &wanted).await?
-                };
-                for (c, bytes) in wanted.into_iter().zip(columns) {
-                    data[c * chunk..(c + 1) * chunk].copy_from_slice(&bytes);
+                if !wanted.is_empty() {
+                    let rows = g.chunk_blocks;
+                    let found = self.read_rows_and_lost(stripe, slot, 0, rows, &wanted).await?;
+                    for (c, bytes) in wanted.iter().zip(found.columns) {
+                        data[c * chunk..(c + 1) * chunk].copy_from_slice(&bytes);
+                    }
+                    lost.extend(found.lost.iter().map(|(c, row)| wanted[*c] as u32 * rows + row));
                 }
             }
         }
+        lost.retain(|block| !is_dirty(dirty, *block));
         lay_over(&mut data, dirty);
-        Ok(data.freeze())
+        Ok((data.freeze(), lost))
     }
 
     /// What is placed: the content, the blocks of it that are lost, and room for their marks.
@@ -260,29 +267,31 @@ impl<W: World> Array<W> {
         dirty: &[(u32, DirtyBlock)],
     ) -> Option<(Slice, Vec<u32>, Option<Room<W, Members<W>>>)> {
         let mut lost = self.0.lost.borrow().of_stripe(stripe);
-        let data = match (self.whole_content(old, dirty).await, old) {
-            (Ok(data), _) => data,
+        let (data, more) = match (self.whole_content(stripe, old, dirty).await, old) {
+            (Ok(found), _) => found,
             (Err(_), None) => return None,
-            (Err(_), Some(slot)) => {
-                let (data, unreadable) = self.what_is_left(slot, dirty).await?;
-                lost.extend(unreadable);
-                lost.sort_unstable();
-                lost.dedup();
-                data
-            }
+            (Err(_), Some(slot)) => self.what_is_left(stripe, slot, dirty).await?,
         };
+        lost.extend(more);
+        lost.sort_unstable();
+        lost.dedup();
         if lost.is_empty() {
             return Some((data, lost, None));
         }
-        let room = self.room_for_lost(stripe, &lost)?;
-        Some((data, lost, Some(room)))
+        let room = self.room_for_lost(stripe, &lost);
+        // Without checksums a mark is all that tells it from zeros.
+        if room.is_none() && !self.0.geometry.has_checksums() {
+            return None;
+        }
+        Some((data, lost, room))
     }
 
     /// The content of a stripe whose slot cannot be read as a whole, block by block: zeros for
     /// those that nobody can give, and which those are. None if the array has lost too much: then
     /// nothing is lost that may not come back.
-    async fn what_is_left(
+    pub(super) async fn what_is_left(
         &self,
+        stripe: Stripe,
         slot: Slot,
         dirty: &[(u32, DirtyBlock)],
     ) -> Option<(Slice, Vec<u32>)> {
@@ -290,11 +299,11 @@ impl<W: World> Array<W> {
         let mut data = Buf::zeroed(g.stripe_blocks() as usize * BLOCK);
         let mut lost = Vec::new();
         for block in 0..g.stripe_blocks() as u32 {
-            if dirty.binary_search_by_key(&block, |b| b.0).is_ok() {
+            if is_dirty(dirty, block) {
                 continue;
             }
             let (column, row) = g.column_row(block);
-            match self.read_rows(slot, row, 1, &[column]).await {
+            match self.read_rows(stripe, slot, row, 1, &[column]).await {
                 Ok(bytes) => data[block_bytes(block)].copy_from_slice(&bytes[0]),
                 Err(_) => lost.push(block),
             }
@@ -305,10 +314,12 @@ impl<W: World> Array<W> {
 
     async fn compute_rows(
         &self,
+        stripe: Stripe,
         slot: Slot,
         rows: BTreeMap<u32, Vec<(usize, u32, DirtyBlock)>>,
     ) -> Result<Vec<Row>, RequestError> {
-        let all = rows.into_iter().map(|(row, covered)| self.compute_row(slot, row, covered));
+        let all =
+            rows.into_iter().map(|(row, covered)| self.compute_row(stripe, slot, row, covered));
         join_all(all.collect()).await.into_iter().collect()
     }
 
@@ -316,6 +327,7 @@ impl<W: World> Array<W> {
     /// whichever reads less; the other way if the first cannot work.
     async fn compute_row(
         &self,
+        stripe: Stripe,
         slot: Slot,
         row: u32,
         covered: Vec<(usize, u32, DirtyBlock)>,
@@ -328,7 +340,8 @@ impl<W: World> Array<W> {
         let all_there = (0..k + m).all(|c| self.0.members.is_active(g.member_of(slot, c)));
         let wanted: Vec<usize> = covered.iter().map(|c| c.0).chain(k..k + m).collect();
         let changed = all_there && d + m <= k - d;
-        let old = if changed { self.read_rows(slot, row, 1, &wanted).await.ok() } else { None };
+        let old =
+            if changed { self.read_rows(stripe, slot, row, 1, &wanted).await.ok() } else { None };
         if let Some(mut old) = old {
             let mut parity = old.split_off(d);
             for ((column, _, block), mut delta) in covered.iter().zip(old) {
@@ -346,7 +359,7 @@ impl<W: World> Array<W> {
         let kept = if others.is_empty() {
             Vec::new()
         } else {
-            self.read_rows(slot, row, 1, &others).await?
+            self.read_rows(stripe, slot, row, 1, &others).await?
         };
         let mut columns: Vec<&[u8]> = vec![&zero; k];
         others.iter().zip(&kept).for_each(|(c, bytes)| columns[*c] = bytes);
@@ -368,20 +381,20 @@ impl<W: World> Array<W> {
     ) -> Result<Option<Lsn>, Halted> {
         let g = &self.0.geometry;
         let stripe = plan.stripe;
-        match &plan.way {
+        match &mut plan.way {
             Way::Stuck | Way::Later => Ok(None),
             Way::Unmap | Way::Place(..) => {
-                let (record, slot, lost) = match &plan.way {
+                let horizon = plan.horizon;
+                let (record, placed, lost) = match &plan.way {
                     Way::Place(slot, _, lost) => {
-                        let crcs = crcs.next().expect("every placed stripe has its CRCs");
-                        let horizon = plan.horizon;
+                        let mut crcs = crcs.next().expect("every placed stripe has its CRCs");
+                        // Data columns come first, so blocks of the stripe are counted the same.
+                        lost.iter().for_each(|block| crcs[*block as usize] = LOST_SUM);
+                        let own = crcs.clone();
                         let place = Record::Place { stripe, slot: *slot, horizon, crcs };
-                        (place, Some(*slot), &lost[..])
+                        (place, Some((*slot, own)), &lost[..])
                     }
-                    _ => {
-                        let horizon = plan.horizon;
-                        (Record::Unmap { first: stripe, count: 1, horizon }, None, &[][..])
-                    }
+                    _ => (Record::Unmap { first: stripe, count: 1, horizon }, None, &[][..]),
                 };
                 if let Some(s) = self.0.cache.borrow_mut().stripes.get_mut(&stripe) {
                     assert!(s.charges > 0, "I2: every dirty stripe is charged");
@@ -389,22 +402,24 @@ impl<W: World> Array<W> {
                 }
                 let bytes = record_bytes(g.place_record_bytes(), 0);
                 let mut room = self.0.journal.reserve_for_place(bytes).await?;
-                if let Some(marks) = plan.room.take() {
-                    room.join(marks);
-                }
                 // What was written since the content was gathered is not lost: its Write is older
                 // than the marks that are made now.
                 let newer = |block: &u32| self.0.cache.borrow().get(stripe, *block).is_some();
-                let lost: Vec<u32> = lost.iter().copied().filter(|b| !newer(b)).collect();
+                let mut lost: Vec<u32> = lost.iter().copied().filter(|b| !newer(b)).collect();
+                match plan.room.take() {
+                    Some(marks) => room.join(marks),
+                    None => lost.clear(),
+                }
                 let mut items = vec![Item::bare(record)];
                 items.extend(lost::items(stripe, &lost));
                 let lsn = self.0.journal.append(&mut room, items);
-                self.moved(stripe, slot, lsn, plan.horizon);
+                let placed = placed.as_ref().map(|(slot, crcs)| (*slot, &crcs[..]));
+                self.moved(stripe, placed, lsn, horizon);
                 self.mark_lost(stripe, &lost, lsn.next());
                 self.0.unreadable.borrow_mut().remove(&stripe);
                 Ok(None)
             }
-            Way::Rows(slot, rows) => {
+            Way::Rows(slot, rows, to_sum) => {
                 let base = self.0.map.borrow().get(stripe).lsn;
                 let mut data = Vec::new();
                 let logged = rows.iter().map(|r| {
@@ -418,8 +433,9 @@ impl<W: World> Array<W> {
                     });
                     ParityRow { row: r.row, covered: covered.collect(), parity_crcs }
                 });
-                let rows_logged = logged.collect();
-                let record = Record::Parity { stripe, slot: *slot, base, rows: rows_logged };
+                let rows: Vec<ParityRow> = logged.collect();
+                *to_sum = rows.clone();
+                let record = Record::Parity { stripe, slot: *slot, base, rows };
                 let mut room = plan.room.take().expect("room was taken when it was planned");
                 let item = Item { record, data, places: Vec::new() };
                 let lsn = self.0.journal.append(&mut room, vec![item]);
@@ -430,14 +446,21 @@ impl<W: World> Array<W> {
         }
     }
 
-    async fn write_rows_in_place(&self, plans: &[Plan<W>]) -> Result<(), Halted> {
+    async fn write_rows_in_place(
+        &self,
+        plans: &[Plan<W>],
+        lsns: &[Option<Lsn>],
+    ) -> Result<(), Halted> {
         let g = &self.0.geometry;
         let zero = Slice::copy_of(&[0; BLOCK]);
         let mut runs: BTreeMap<(u8, u64), Segs> = BTreeMap::new();
-        for plan in plans {
-            let Way::Rows(slot, rows) = &plan.way else {
+        for (plan, lsn) in plans.iter().zip(lsns) {
+            let (Way::Rows(slot, rows, to_sum), Some(lsn)) = (&plan.way, lsn) else {
                 continue;
             };
+            // From now on a reader finds what is about to be written.
+            let entry = self.0.map.borrow().get(plan.stripe).lsn;
+            self.0.sums.table.borrow_mut().changed(plan.stripe, entry, *lsn, to_sum);
             for r in rows {
                 let at = g.byte_of(*slot, r.row);
                 let data = r.covered.iter().map(|(column, _, b)| {
@@ -515,6 +538,10 @@ impl<W: World> Array<W> {
         }
         Ok(())
     }
+}
+
+fn is_dirty(dirty: &[(u32, DirtyBlock)], block: u32) -> bool {
+    dirty.binary_search_by_key(&block, |b| b.0).is_ok()
 }
 
 fn block_bytes(block: u32) -> std::ops::Range<usize> {

@@ -2,8 +2,10 @@
 //!
 //! - `write.rs` the way of a write, top to bottom; `discard.rs` of a discard; `transaction.rs` of many
 //!   writes that happen together;
-//! - `read.rs` the way of a read, degraded included; `extents.rs` what is mapped and what a hole;
-//! - `destage.rs` from the cache into the slots; `checkpoint.rs` from the map to its pages;
+//! - `read.rs` the way of a read, degraded included; `rows.rs` rows that are compared with their
+//!   checksums, rebuilt and healed; `extents.rs` what is mapped and what a hole;
+//! - `destage.rs` from the cache into the slots; `checkpoint.rs` from map and checksums to their
+//!   pages; `sums.rs` pages of checksums between members and memory;
 //! - `pace.rs` when destage runs; `lost.rs` what becomes of blocks that nobody can give;
 //! - `start.rs` from disks to a running array (replay); `create.rs`; `stop.rs`;
 //! - `salvage.rs` what a start refuses and what force gives up; `parity.rs` what makes up for it;
@@ -22,10 +24,12 @@ mod lost;
 mod pace;
 mod parity;
 mod read;
+mod rows;
 mod salvage;
 mod slots;
 mod start;
 mod stop;
+mod sums;
 mod takeover;
 mod transaction;
 mod write;
@@ -58,6 +62,7 @@ use cache::{Cache, DirtyBlock};
 use locks::Locks;
 use lost::Marks;
 use slots::Slots;
+use sums::Sums;
 
 /// Largest request that the device takes, in bytes.
 pub const MAX_REQUEST: usize = 1 << 20;
@@ -81,6 +86,7 @@ struct Inner<W: World> {
     map: RefCell<Map>,
     cache: RefCell<Cache>,
     lost: RefCell<Marks>,
+    sums: Sums,
     /// Stripes whose rows could not be read in place: the next destage places them.
     unreadable: RefCell<BTreeSet<Stripe>>,
     slots: Slots,
@@ -207,9 +213,9 @@ impl<W: World> Array<W> {
         self.found_again(stripe, block, lsn);
     }
 
-    /// A Place or Unmap: Writes up to the horizon are superseded, the old slot is free when this
-    /// is durable.
-    fn moved(&self, stripe: Stripe, slot: Option<Slot>, lsn: Lsn, horizon: Lsn) {
+    /// A Place (to this slot, with these checksums) or an Unmap: Writes up to the horizon are
+    /// superseded, the old slot is free when this is durable.
+    fn moved(&self, stripe: Stripe, placed: Option<(Slot, &[u32])>, lsn: Lsn, horizon: Lsn) {
         let journal = &self.0.journal;
         journal.hold(lsn);
         let (gone, charges) = self.0.cache.borrow_mut().remove(stripe, |_, b| b.lsn <= horizon);
@@ -218,6 +224,11 @@ impl<W: World> Array<W> {
             journal.when_durable(lsn, Release::Hold(block.lsn));
         }
         self.found_up_to(stripe, horizon, lsn);
+        let slot = placed.map(|p| p.0);
+        match placed {
+            Some((_, crcs)) => self.0.sums.table.borrow_mut().placed(stripe, lsn, crcs),
+            None => self.0.sums.table.borrow_mut().unmapped(stripe),
+        }
         let old = self.0.map.borrow().get(stripe).slot;
         let released = self.0.map.borrow_mut().moved(stripe, slot, lsn);
         for held in released {
@@ -298,6 +309,7 @@ impl<W: World> Array<W> {
         let members = (0..g.table()).map(|i| {
             let (state, path, read_errors, write_errors) =
                 self.0.members.describe(MemberIndex(i as u8));
+            let (checksum_errors, healed) = self.0.members.wrong(MemberIndex(i as u8));
             MemberStatus {
                 index: i as u8,
                 role: if i < g.members() { Role::Data } else { Role::Journal },
@@ -306,8 +318,8 @@ impl<W: World> Array<W> {
                 state,
                 read_errors,
                 write_errors,
-                checksum_errors: 0,
-                healed: 0,
+                checksum_errors,
+                healed,
             }
         });
         let (used, rows) = self.0.journal.used_rows();

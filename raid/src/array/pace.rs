@@ -23,6 +23,7 @@ impl<W: World> Array<W> {
             // Whoever waits for room, slots or a commit is told.
             watcher.0.journal.halt();
             watcher.0.slots.freed().notify();
+            watcher.0.sums.notify_saved();
             watcher.0.dirtied.notify();
         });
         let ticker = self.clone();
@@ -42,6 +43,10 @@ impl<W: World> Array<W> {
         self.0.journal.used_places() * 10 >= ring.places() * 6
     }
 
+    fn sums_are_filling(&self) -> bool {
+        self.0.sums.table.borrow().is_filling()
+    }
+
     fn log_is_full(&self) -> bool {
         let (used, rows) = self.0.journal.used_rows();
         used * 2 >= rows
@@ -53,7 +58,9 @@ impl<W: World> Array<W> {
     }
 
     fn has_work(&self) -> bool {
-        self.0.cache.borrow().blocks > 0 || self.0.map.borrow().unsaved() > 0
+        self.0.cache.borrow().blocks > 0
+            || self.0.map.borrow().unsaved() > 0
+            || !self.0.sums.suspects().is_empty()
     }
 
     async fn run_ticker(&self) {
@@ -90,7 +97,10 @@ impl<W: World> Array<W> {
     }
 
     fn pressed(&self) -> bool {
-        self.0.journal.room_is_wanted() || self.cache_is_full() || self.log_is_full()
+        self.0.journal.room_is_wanted()
+            || self.cache_is_full()
+            || self.log_is_full()
+            || self.sums_are_filling()
     }
 
     /// Frees cache and log: the oldest stripes are destaged, then the map goes home, so that the
@@ -100,6 +110,10 @@ impl<W: World> Array<W> {
         let wanted = self.0.journal.room_is_wanted();
         let short = self.log_is_short() || wanted;
         let mut worked = false;
+        if self.sums_are_filling() {
+            self.checkpoint().await?;
+            worked = true;
+        }
         if self.log_is_full() || wanted {
             let oldest = self.0.journal.oldest(used / 2);
             let old = self.stripes_up_to(oldest);
@@ -140,7 +154,8 @@ impl<W: World> Array<W> {
                 return Ok(false);
             }
         }
-        if idle && self.0.map.borrow().unsaved() > 0 && self.0.cache.borrow().blocks == 0 {
+        let to_write = self.0.map.borrow().unsaved() > 0 || !self.0.sums.suspects().is_empty();
+        if idle && to_write && self.0.cache.borrow().blocks == 0 {
             self.checkpoint().await?;
         }
         Ok(false)

@@ -4,11 +4,15 @@
 //! What must hold: the superblock says *uneven* until all of it is flushed, so that a start that is
 //! cut here is made good by the next; and no request is taken before.
 
-use evenkeel_journal::log::Halted;
+use evenkeel_journal::commit::rows_at_most;
+use evenkeel_journal::log::{Halted, Item, Need};
+use evenkeel_journal::record::Record;
+use evenkeel_journal::ring::record_bytes;
 use evenkeel_journal::sync::join_all;
-use evenkeel_journal::{Buf, Slice, Slot, Stripe, World};
+use evenkeel_journal::{BLOCK, Buf, Lsn, Slice, Slot, Stripe, World};
 
 use super::Array;
+use crate::checksums::{LOST_SUM, Verdict, verdict};
 use crate::error::{ArrayError, ErrorKind};
 use crate::options::Progress;
 
@@ -34,9 +38,12 @@ impl<W: World> Array<W> {
             map.entries().filter_map(|(s, e)| e.slot.map(|slot| (s, slot))).collect()
         };
         let (mut mended, mut lost) = (0u64, Vec::new());
+        if self.0.geometry.has_checksums() {
+            return self.make_checksums_right(all, progress).await;
+        }
         for (i, some) in all.chunks(AT_ONCE).enumerate() {
             progress(Progress::Parity((i * AT_ONCE) as u64, all.len() as u64));
-            let rows = some.iter().map(|(_, slot)| self.parity_of(*slot)).collect();
+            let rows = some.iter().map(|(s, slot)| self.parity_of(*s, *slot)).collect();
             for ((stripe, _), row) in some.iter().zip(join_all(rows).await) {
                 match row.map_err(|Halted| halted())? {
                     Row::Right => {}
@@ -60,11 +67,11 @@ impl<W: World> Array<W> {
         Ok(())
     }
 
-    async fn parity_of(&self, slot: Slot) -> Result<Row, Halted> {
+    async fn parity_of(&self, stripe: Stripe, slot: Slot) -> Result<Row, Halted> {
         let (g, members) = (&self.0.geometry, &self.0.members);
         let rows = g.chunk_blocks;
         let data: Vec<usize> = (0..g.data).collect();
-        let Ok(data) = self.read_rows(slot, 0, rows, &data).await else {
+        let Ok(data) = self.read_rows(stripe, slot, 0, rows, &data).await else {
             return if members.is_halted() { Err(Halted) } else { Ok(Row::Unreadable) };
         };
         let columns: Vec<&[u8]> = data.iter().map(|c| &c[..]).collect();
@@ -84,6 +91,109 @@ impl<W: World> Array<W> {
             row = Row::Mended;
         }
         Ok(row)
+    }
+}
+
+impl<W: World> Array<W> {
+    /// Compares every block of every mapped stripe with its checksum. A stripe in which one is wrong
+    /// is placed anew: what can be rebuilt is, and what cannot is lost (EIO until overwritten).
+    async fn make_checksums_right(
+        &self,
+        all: Vec<(Stripe, Slot)>,
+        progress: &dyn Fn(Progress),
+    ) -> Result<(), ArrayError> {
+        let total = all.len();
+        let (mut mended, mut lost, mut left) = (0u64, 0u64, Vec::new());
+        for (i, (stripe, slot)) in all.into_iter().enumerate() {
+            progress(Progress::Parity(i as u64, total as u64));
+            let _guard = self.0.locks.stripe(stripe).await;
+            if self.stripe_is_right(stripe, slot).await {
+                continue;
+            }
+            match self.place_again(stripe, slot).await.map_err(|Halted| halted())? {
+                Some(gone) => (mended, lost) = (mended + 1, lost + gone),
+                None => left.push(stripe.to_string()),
+            }
+        }
+        let durable = self.0.journal.durable(self.0.journal.last_lsn()).await;
+        durable.map_err(|Halted| halted())?;
+        let mut notices = self.0.notices.borrow_mut();
+        notices.push(format!(
+            "All {total} stripes in use were compared with their checksums; {mended} were not \
+             right and have been written anew."
+        ));
+        if lost > 0 {
+            notices.push(format!(
+                "Warning: {lost} blocks are not what was written, and cannot be rebuilt. They give \
+                 EIO until they are overwritten."
+            ));
+        }
+        if !left.is_empty() {
+            notices.push(format!(
+                "Warning: there was no room to write these stripes anew; their wrong blocks give \
+                 EIO: {}.",
+                left.join(", ")
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether every block of a stripe on an active member has its checksum.
+    async fn stripe_is_right(&self, stripe: Stripe, slot: Slot) -> bool {
+        let (g, rows) = (&self.0.geometry, self.0.geometry.chunk_blocks);
+        for column in 0..g.members() {
+            let member = g.member_of(slot, column);
+            if !self.0.members.is_active(member) {
+                continue;
+            }
+            let buf = Buf::new(g.chunk_bytes() as usize);
+            let bytes = self.0.members.read(member, g.byte_of(slot, 0), buf).await;
+            let sums = self.sums_of(stripe, column, 0, rows).await;
+            let (Some(bytes), Some(sums)) = (bytes, sums) else {
+                return false;
+            };
+            let mut blocks = bytes.chunks(BLOCK).zip(sums);
+            if !blocks.all(|(b, s)| verdict(b, s) != Verdict::Bad) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Places what is left of a stripe into a new slot. Gives how many blocks of it are lost; None if
+    /// there is no slot or no room in the log. The stripe's lock is held.
+    async fn place_again(&self, stripe: Stripe, slot: Slot) -> Result<Option<u64>, Halted> {
+        let g = &self.0.geometry;
+        let Some((data, lost)) = self.what_is_left(stripe, slot, &[]).await else {
+            return Err(Halted);
+        };
+        let bytes = g.place_record_bytes();
+        let rows = rows_at_most(0, bytes, g.log_width());
+        let need = Need { places: 0, ring_bytes: record_bytes(bytes, 0), rows };
+        let mut room = None;
+        for _ in 0..2 {
+            room = self.0.journal.try_reserve(need);
+            if room.is_some() {
+                break;
+            }
+            // What is home already may leave the log.
+            self.checkpoint().await?;
+            self.0.journal.move_tail();
+            self.0.journal.durable(self.0.journal.last_lsn()).await?;
+        }
+        let promise = self.0.slots.try_promise(1, 0);
+        let (Some(mut room), Some(mut promise)) = (room, promise) else {
+            return Ok(None);
+        };
+        let new = self.0.slots.take(&mut promise);
+        let mut crcs = self.write_slots(&[(new, data)]).await?.remove(0);
+        lost.iter().for_each(|block| crcs[*block as usize] = LOST_SUM);
+        // Content of before every Write that is still dirty.
+        let horizon = Lsn(0);
+        let place = Record::Place { stripe, slot: new, horizon, crcs: crcs.clone() };
+        let lsn = self.0.journal.append(&mut room, vec![Item::bare(place)]);
+        self.moved(stripe, Some((new, &crcs)), lsn, horizon);
+        Ok(Some(lost.len() as u64))
     }
 }
 

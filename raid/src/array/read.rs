@@ -1,13 +1,15 @@
 //! The way of a read: from the cache what is dirty, zeros for what has no slot, and the rest from
-//! the members, each column's run in one read. What a member cannot give is rebuilt from k others
-//! under the stripe's lock, so that a row is never rebuilt while its destage is under way.
+//! the members, each column's run in one read, compared with its checksums. What a member does not
+//! give, or gives wrong, is rebuilt from k others under the stripe's lock, so that a row is never
+//! rebuilt while its destage is under way (`rows.rs`).
 
-use evenkeel_journal::sync::join_all;
-use evenkeel_journal::{BLOCK, Buf, Slot, Stripe, World};
+use evenkeel_journal::sync::{join_all, join2};
+use evenkeel_journal::{BLOCK, Buf, Lsn, Slot, Stripe, World};
 
 use super::Array;
 use super::slots::Pin;
 use super::write::pieces;
+use crate::checksums::{Verdict, verdict};
 use crate::error::RequestError;
 
 /// A run of rows of one column.
@@ -19,6 +21,8 @@ struct Run {
     rows: u32,
     /// Byte of the answer.
     to: usize,
+    /// LSN of the stripe's map entry when this was looked up.
+    entry: Lsn,
     _pin: Pin,
 }
 
@@ -93,19 +97,19 @@ impl<W: World> Array<W> {
                             continue;
                         }
                         let _pin = self.0.slots.pin(slot);
-                        runs.push(Run { stripe: p.stripe, slot, column, row, rows: 1, to, _pin });
+                        let (stripe, entry) = (p.stripe, self.0.map.borrow().get(p.stripe).lsn);
+                        runs.push(Run { stripe, slot, column, row, rows: 1, to, entry, _pin });
                     }
                 }
             }
         }
+        self.read_ahead(block, count);
         // One run for all of it needs no copy.
         if let [run] = &runs[..]
             && run.rows as usize * BLOCK == buf.len()
         {
-            let member = g.member_of(run.slot, run.column);
-            let at = g.byte_of(run.slot, run.row);
             let len = buf.len();
-            match self.0.members.read(member, at, buf).await {
+            match self.read_run(run, buf).await {
                 Some(full) => return (Ok(()), full),
                 None => {
                     let mut buf = Buf::new(len);
@@ -114,11 +118,7 @@ impl<W: World> Array<W> {
                 }
             }
         }
-        let reads = runs.iter().map(|r| {
-            let at = g.byte_of(r.slot, r.row);
-            let member = g.member_of(r.slot, r.column);
-            self.0.members.read(member, at, Buf::new(r.rows as usize * BLOCK))
-        });
+        let reads = runs.iter().map(|r| self.read_run(r, Buf::new(r.rows as usize * BLOCK)));
         for (run, found) in runs.iter().zip(join_all(reads.collect()).await) {
             let out = &mut buf[run.to..run.to + run.rows as usize * BLOCK];
             match found {
@@ -131,6 +131,34 @@ impl<W: World> Array<W> {
             }
         }
         (Ok(()), buf)
+    }
+
+    /// What a run's member gives, if it is what was written. None says little of the member: the
+    /// stripe may also have been written to meanwhile.
+    async fn read_run(&self, run: &Run, buf: Buf) -> Option<Buf> {
+        let g = &self.0.geometry;
+        let member = g.member_of(run.slot, run.column);
+        let read = self.0.members.read(member, g.byte_of(run.slot, run.row), buf);
+        if !g.has_checksums() {
+            return read.await;
+        }
+        let Run { stripe, column, row, rows, entry, .. } = *run;
+        let mut sums = Vec::with_capacity(rows as usize);
+        let table = &self.0.sums.table;
+        let here = table.borrow().look_up(stripe, entry, column, row, rows, &mut sums).is_ok();
+        let bytes = if here {
+            read.await?
+        } else {
+            let (bytes, found) = join2(read, self.sums_of(stripe, column, row, rows)).await;
+            // They are of now, the slot is of then.
+            if self.0.map.borrow().get(stripe).lsn != entry {
+                return None;
+            }
+            sums = found?;
+            bytes?
+        };
+        let right = bytes.chunks(BLOCK).zip(&sums).all(|(b, s)| verdict(b, *s) == Verdict::Good);
+        right.then_some(bytes)
     }
 
     /// What a run holds, when its member does not give it: under the stripe's lock, from where
@@ -159,7 +187,8 @@ impl<W: World> Array<W> {
             let more = (done + 1..run.rows)
                 .take_while(|i| matches!(self.source(run.stripe, first + i), Source::Slot(_)));
             let rows = 1 + more.count() as u32;
-            let found = self.read_rows(slot, run.row + done, rows, &[run.column]).await?;
+            let found =
+                self.read_rows(run.stripe, slot, run.row + done, rows, &[run.column]).await?;
             out[at..at + rows as usize * BLOCK].copy_from_slice(&found[0]);
             done += rows;
         }
@@ -182,67 +211,9 @@ impl<W: World> Array<W> {
             }
             Source::Slot(slot) => {
                 let (column, row) = self.0.geometry.column_row(block);
-                let mut columns = self.read_rows(slot, row, 1, &[column]).await?;
+                let mut columns = self.read_rows(stripe, slot, row, 1, &[column]).await?;
                 Ok(columns.remove(0))
             }
         }
     }
-
-    /// Rows `row..row + rows` of the wanted columns of a slot, as they lie on the members: read
-    /// where possible, else rebuilt from any k columns. The stripe's lock is held.
-    pub(super) async fn read_rows(
-        &self,
-        slot: Slot,
-        row: u32,
-        rows: u32,
-        wanted: &[usize],
-    ) -> Result<Vec<Buf>, RequestError> {
-        let g = &self.0.geometry;
-        let len = rows as usize * BLOCK;
-        let at = g.byte_of(slot, row);
-        let mut found: Vec<Option<Buf>> = (0..g.members()).map(|_| None).collect();
-        let mut tried = vec![false; g.members()];
-        // First what is wanted; then as many others as are needed to rebuild the rest.
-        let mut next: Vec<usize> = wanted.to_vec();
-        loop {
-            let reads =
-                next.iter().map(|c| self.0.members.read(g.member_of(slot, *c), at, Buf::new(len)));
-            let done = join_all(reads.collect()).await;
-            for (c, bytes) in next.iter().zip(done) {
-                tried[*c] = true;
-                found[*c] = bytes;
-            }
-            if wanted.iter().all(|c| found[*c].is_some()) {
-                return Ok(wanted.iter().map(|c| take(&mut found, *c)).collect());
-            }
-            let have = found.iter().filter(|f| f.is_some()).count();
-            if have >= g.data {
-                break;
-            }
-            let active = |c: &usize| self.0.members.is_active(g.member_of(slot, *c));
-            let left = (0..g.members()).filter(|c| !tried[*c]).filter(active);
-            next = left.take(g.data - have).collect();
-            if next.is_empty() {
-                return Err(RequestError::Io);
-            }
-        }
-        let missing: Vec<usize> = wanted.iter().copied().filter(|c| found[*c].is_none()).collect();
-        let mut made: Vec<Buf> = missing.iter().map(|_| Buf::new(len)).collect();
-        {
-            let shards: Vec<Option<&[u8]>> = found.iter().map(|f| f.as_deref()).collect();
-            let mut out: Vec<&mut [u8]> = made.iter_mut().map(|b| &mut b[..]).collect();
-            let code = self.0.members.code();
-            if code.reconstruct(g.data, &shards, &missing, &mut out).is_err() {
-                return Err(RequestError::Io);
-            }
-        }
-        for (c, b) in missing.into_iter().zip(made) {
-            found[c] = Some(b);
-        }
-        Ok(wanted.iter().map(|c| take(&mut found, *c)).collect())
-    }
-}
-
-fn take(found: &mut [Option<Buf>], column: usize) -> Buf {
-    found[column].take().expect("the column was found")
 }

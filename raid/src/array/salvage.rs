@@ -207,6 +207,11 @@ impl Salvage<'_> {
 }
 
 impl Kept {
+    /// Whether new records do not simply follow those that are kept.
+    pub(super) fn begins_elsewhere(&self) -> bool {
+        self.lossy || self.contents.anew.is_some()
+    }
+
     /// Pages know of records up to `lsn`: new ones come after them.
     pub(super) fn above(&mut self, lsn: Lsn) {
         let c = &mut self.contents;
@@ -258,6 +263,7 @@ impl Kept {
             let lsn = self.contents.max_lsn.next();
             self.contents.max_lsn = lsn;
             recovered.map.moved(stripe, None, lsn);
+            recovered.sums.remove(&stripe);
             recovered.parities.retain(|p| p.stripe != stripe);
             recovered.adopted.push(Adopted {
                 lsn,

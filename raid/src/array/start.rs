@@ -27,9 +27,11 @@ use super::salvage::{
     LOG_GOES_HOME, Salvage, UNEVEN_READ_ONLY, check_right_to_start, give_up_ring,
 };
 use super::slots::Slots;
+use super::sums::{Sums, newest_sum_page};
 use super::takeover::{State, check_places, must_fence};
 use super::{Array, Inner};
 use crate::array::cache::Cache;
+use crate::checksums::{Checksums, DEFAULT_MEMORY};
 use crate::codec::Code;
 use crate::epoch::{Decision, Found, decide};
 use crate::error::{ArrayError, ErrorKind};
@@ -290,6 +292,9 @@ impl<W: World> Array<W> {
             })?;
             salvage.not_older(&mut log, &map, &mut notices)?;
             log.above(map.newest());
+            if log.begins_elsewhere() {
+                log.above(newest_sum_page(&members, &g, sb.array).await);
+            }
             let done = recover(&g, map, &log.contents, old_ring.as_ref())
                 .map_err(|why| ArrayError::new(ErrorKind::LogDamaged, why));
             let done = match done {
@@ -483,6 +488,8 @@ impl<W: World> Started<'_, W> {
             parities: recovered.parities,
             fence: self.fence,
         };
+        let memory = self.options.checksum_cache.unwrap_or(DEFAULT_MEMORY);
+        let sums = Checksums::new(g, sb.array, memory, recovered.sums);
         let array = Array(Rc::new(Inner {
             world: world.clone(),
             geometry: g,
@@ -491,6 +498,7 @@ impl<W: World> Started<'_, W> {
             map: RefCell::new(recovered.map),
             cache: RefCell::new(Cache::default()),
             lost: RefCell::new(Marks::found(recovered.lost)),
+            sums: Sums::new(sums),
             unreadable: RefCell::default(),
             slots,
             locks: Locks::default(),

@@ -257,6 +257,7 @@ impl Gathered {
 /// #     chunk_bytes: 65536,
 /// #     log_bytes: None,
 /// #     cache_bytes: Some(4 << 20),
+/// #     checksums: true,
 /// #     force: false,
 /// # };
 /// # let done: Result<(), Failure> = engine.block_on(async {
@@ -559,7 +560,7 @@ mod tests {
         for (k, m) in [(1, 1), (2, 1), (4, 2), (3, 3), (10, 4)] {
             for chunk in [4096, 65536, 1 << 20] {
                 for size in [32 << 20, 1 << 30, 40 << 30] {
-                    let plan = Geometry::plan(Level::Rs, k, m, chunk, size, None, None);
+                    let plan = Geometry::plan(Level::Rs, k, m, chunk, size, None, None, true);
                     let Ok(g) = plan else { continue };
                     plans += 1;
                     let bound = TransactionBound::of(&g);
@@ -593,7 +594,7 @@ mod tests {
     #[test]
     fn default_sizes_allow_16_mib_wherever_they_lie() {
         for (k, m) in [(2, 1), (4, 2), (8, 2)] {
-            let g = Geometry::plan(Level::Rs, k, m, 65536, 40 << 30, None, None);
+            let g = Geometry::plan(Level::Rs, k, m, 65536, 40 << 30, None, None, true);
             let bound = TransactionBound::of(&g.expect("it fits"));
             let scattered = TransactionSize { blocks: 4096, runs: 4096, stripes: 4096 };
             assert!(bound.allows(&scattered), "{bound:?}");

@@ -77,6 +77,7 @@ impl<W: World> Array<W> {
         let merged = merged_blocks(at, data.len());
 
         // 1. Room.
+        self.room_for_sums().await;
         let whole = pieces.iter().filter(|p| p.is_whole(g)).count();
         let mut promise = self.promise_slots(whole).await?;
         let mut room = self.0.journal.reserve(self.need(&pieces)).await?;
@@ -134,10 +135,10 @@ impl<W: World> Array<W> {
                 places.push(own);
             }
         }
-        let slots: Vec<Option<Slot>> = items
+        let placed: Vec<Option<(Slot, Vec<u32>)>> = items
             .iter()
             .map(|i| match &i.record {
-                Record::Place { slot, .. } => Some(*slot),
+                Record::Place { slot, crcs, .. } => Some((*slot, crcs.clone())),
                 _ => None,
             })
             .collect();
@@ -146,8 +147,8 @@ impl<W: World> Array<W> {
         let lsn = self.0.journal.append(&mut room, items);
         for (i, (p, own)) in pieces.iter().zip(places).enumerate() {
             let lsn = Lsn(lsn.0 + i as u64);
-            if p.is_whole(g) {
-                self.moved(p.stripe, slots[i], lsn, horizon);
+            if let Some((slot, crcs)) = &placed[i] {
+                self.moved(p.stripe, Some((*slot, crcs)), lsn, horizon);
                 continue;
             }
             for (n, place) in own.into_iter().enumerate() {

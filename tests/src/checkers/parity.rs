@@ -1,11 +1,13 @@
 //! Looks at members at rest, after a clean stop: superblocks, map and slots, read here byte by
 //! byte by the tables of the format, not with the array's code. Every mapped stripe must hold the
 //! content that was read from the device, and the parity of it, on every active member; a stripe
-//! without a slot must read as zeros.
+//! without a slot must read as zeros. Checksums, if the array has any, must be those of the blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_raid::codec::{Code, Level};
+
+use super::checksums::Table;
 
 use crate::sim::{DiskImage, Image, PAGE};
 
@@ -20,15 +22,15 @@ const MAP_PAGE: usize = 2;
 /// Entries of a map page.
 const ENTRIES: u64 = 252;
 
-fn u16_at(b: &[u8], at: usize) -> usize {
+pub(super) fn u16_at(b: &[u8], at: usize) -> usize {
     usize::from(u16::from_le_bytes(b[at..at + 2].try_into().expect("two bytes")))
 }
 
-fn u32_at(b: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(b: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(b[at..at + 4].try_into().expect("four bytes"))
 }
 
-fn u64_at(b: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(b: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(b[at..at + 8].try_into().expect("eight bytes"))
 }
 
@@ -51,11 +53,11 @@ const fn crc_table() -> [u32; 256] {
 static CRC: [u32; 256] = crc_table();
 
 /// CRC32C with the four bytes at `hole` taken as zero.
-fn crc(b: &[u8], hole: usize) -> u32 {
-    let step = |crc: u32, byte: u8| crc >> 8 ^ CRC[usize::from(crc as u8 ^ byte)];
-    let head = b[..hole].iter().fold(!0, |c, byte| step(c, *byte));
-    let middle = (0..4).fold(head, |c, _| step(c, 0));
-    !b[hole + 4..].iter().fold(middle, |c, byte| step(c, *byte))
+pub(super) fn crc(b: &[u8], hole: usize) -> u32 {
+    let step = |crc: u32, byte: &u8| crc >> 8 ^ CRC[usize::from(crc as u8 ^ byte)];
+    let head = b[..hole].iter().fold(!0, step);
+    let middle = (0..4).fold(head, |c, _| step(c, &0));
+    !b[hole + 4..].iter().fold(middle, step)
 }
 
 /// What the superblock in force says.
@@ -137,10 +139,11 @@ fn head(image: &Image) -> Option<Head> {
 /// The map: stripe to slot, from the newest whole copy of every page.
 fn map(head: &Head, members: &BTreeMap<usize, Image>) -> BTreeMap<u64, u64> {
     let h = &head.bytes;
-    let (pages_at, pages, slots_at) = (u64_at(h, 200), u64_at(h, 208), u64_at(h, 232));
+    let (pages_at, pages, checksums_at) = (u64_at(h, 200), u64_at(h, 208), u64_at(h, 216));
+    let end = if checksums_at == 0 { u64_at(h, 232) } else { checksums_at };
     let mut newest: BTreeMap<u64, (u64, Vec<u8>)> = BTreeMap::new();
     for image in members.values() {
-        for at in (pages_at..slots_at).step_by(PAGE) {
+        for at in (pages_at..end).step_by(PAGE) {
             let Some(b) = image.page(at as usize / PAGE) else {
                 continue;
             };
@@ -202,6 +205,7 @@ pub fn check_at_rest(disks: &[DiskImage], content: &[u8]) -> Result<(), String> 
     let level = Level::from_u8(first.bytes[148]).ok_or("unknown level")?;
     let code = Code::new(level, k, n - k).map_err(|e| e.to_string())?;
     let map = map(&first, &members);
+    let checksums = Table::read(&first.bytes, &members)?;
     let mut used = BTreeSet::new();
     let stripe_bytes = chunk * k as u64;
     let slots_at = u64_at(&first.bytes, 232);
@@ -223,6 +227,9 @@ pub fn check_at_rest(disks: &[DiskImage], content: &[u8]) -> Result<(), String> 
         code.encode(&columns, &mut rows);
         let all = columns.into_iter().chain(parity.iter().map(|p| &p[..]));
         for (column, wanted) in all.enumerate() {
+            if let Some(table) = &checksums {
+                table.check(stripe, column, wanted)?;
+            }
             let member = (column + n - (*slot as usize) % n) % n;
             let Some(image) = members.get(&member) else {
                 continue;
