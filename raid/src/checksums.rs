@@ -232,6 +232,11 @@ impl Checksums {
         self.replace(stripe, Some(new));
     }
 
+    /// Memory of what no page carries yet.
+    pub fn unsaved_bytes(&self) -> u64 {
+        self.unsaved_bytes
+    }
+
     /// Whether pages should be written soon.
     pub fn is_filling(&self) -> bool {
         self.unsaved_bytes * 2 >= self.most_unsaved
@@ -408,5 +413,166 @@ impl Checksums {
             let SumWrite { page, place, lsn, bytes } = w;
             self.keep(page, SumPage { lsn, place, bytes, used: Cell::new(false) });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Level;
+    use crate::map::Entry;
+    use evenkeel_journal::Slot;
+    use evenkeel_journal::record::Covered;
+
+    fn shape(chunk: u64) -> Geometry {
+        Geometry::plan(Level::Raid6, 4, 2, chunk, 256 << 20, None, None, true).expect("it fits")
+    }
+
+    fn table(g: Geometry) -> Checksums {
+        Checksums::new(g, 7, LEAST_MEMORY, BTreeMap::new())
+    }
+
+    /// Checksums of a Place that say where they belong: 1000 × column + row.
+    fn telling(g: &Geometry) -> Vec<u32> {
+        let rows = g.chunk_blocks;
+        (0..g.members() as u32).flat_map(|c| (0..rows).map(move |r| 1000 * c + r)).collect()
+    }
+
+    fn one(t: &Checksums, stripe: u64, entry: u64, column: usize, row: u32) -> Option<u32> {
+        let mut out = Vec::new();
+        let found = t.look_up(Stripe(stripe), Lsn(entry), column, row, 1, &mut out);
+        found.ok().map(|()| out[0])
+    }
+
+    fn write_home(t: &mut Checksums, map: &Map, lsn: u64, stripes: &[u64]) -> Vec<SumWrite> {
+        let stripes: Vec<Stripe> = stripes.iter().copied().map(Stripe).collect();
+        let pages = t.pages_of(&stripes, map).into_iter();
+        let bases: Vec<_> = pages
+            .map(|(p, required)| (p, t.page(p, required).or_else(|| Some(SumPage::never().into()))))
+            .collect();
+        let snapshot = t.snapshot(Lsn(lsn), &stripes, &bases);
+        let written = snapshot.pages.iter().map(|w| SumWrite { bytes: w.bytes.clone(), ..*w });
+        let written = written.collect();
+        t.saved(snapshot);
+        written
+    }
+
+    fn mapped(map: &mut Map, stripe: u64, lsn: u64) {
+        map.set(Stripe(stripe), Entry { slot: Some(Slot(stripe as u32)), lsn: Lsn(lsn) });
+    }
+
+    #[test]
+    fn a_page_lies_as_the_format_says() {
+        // 16 rows a stripe, 168 a page: stripe 10 begins in page 1 and ends in page 2.
+        let g = shape(65536);
+        let (mut t, mut map) = (table(g), Map::empty(g, 7));
+        assert_eq!(t.pages_of_stripe(Stripe(10)), (1, 2));
+        assert_eq!((t.stripes_of_page(1), t.stripes_of_page(2)), (0..11, 10..21));
+        t.placed(Stripe(10), Lsn(50), &telling(&g));
+        mapped(&mut map, 10, 50);
+        let written = write_home(&mut t, &map, 60, &[10]);
+        assert_eq!(written.iter().map(|w| (w.page, w.place)).collect::<Vec<_>>(), [(1, 1), (2, 1)]);
+        for row in 0..16u64 {
+            let nth = 10 * 16 + row;
+            let (page, within) = (nth / 168, nth % 168);
+            for column in 0..6 {
+                let at = 64 + (within * 6 + column) as usize * 4;
+                let sum = get_u32(&written[page as usize].bytes, at);
+                assert_eq!(u64::from(sum), 1000 * column + row);
+            }
+        }
+        let head = page::decode(&written[1].bytes, 7).expect("a page");
+        let expected =
+            Head { kind: PAGE_CHECKSUMS, page: 2, place: 1, generation: 60, lsn: Lsn(60) };
+        assert_eq!(head, expected);
+        assert_eq!(page::decode(&written[1].bytes, 8), None, "of another array");
+        // What is home is read from there, and the next writing goes to the other place.
+        assert_eq!((t.unsaved_bytes(), one(&t, 10, 50, 5, 15)), (0, Some(5015)));
+        t.placed(Stripe(10), Lsn(70), &telling(&g));
+        let again = write_home(&mut t, &map, 80, &[10]);
+        assert!(again.iter().all(|w| w.place == 0 && w.lsn == Lsn(80)));
+    }
+
+    #[test]
+    fn a_page_that_is_too_old_does_not_count() {
+        let g = shape(4096);
+        let (mut t, mut map) = (table(g), Map::empty(g, 7));
+        t.placed(Stripe(3), Lsn(50), &telling(&g));
+        mapped(&mut map, 3, 50);
+        let old = write_home(&mut t, &map, 50, &[3]).remove(0);
+        assert_eq!(one(&t, 3, 50, 2, 0), Some(2000));
+        // A Parity changes two blocks; the rest is the page's.
+        let covered = vec![Covered { column: 2, crc: 77, lsn: Lsn(55) }];
+        let rows = [ParityRow { row: 0, covered, parity_crcs: vec![88, 99] }];
+        t.changed(Stripe(3), Lsn(50), Lsn(60), &rows);
+        assert_eq!((one(&t, 3, 50, 2, 0), one(&t, 3, 50, 5, 0)), (Some(77), Some(99)));
+        assert_eq!(one(&t, 3, 60, 1, 0), Some(1000), "its base is as new as the page");
+        mapped(&mut map, 3, 60);
+        write_home(&mut t, &map, 61, &[3]);
+        assert_eq!((one(&t, 3, 60, 2, 0), one(&t, 3, 60, 1, 0)), (Some(77), Some(1000)));
+        // A disk that lost that writing gives the old page: it is not believed.
+        let mut stale = table(g);
+        stale.keep(1, SumPage::found(page::decode(&old.bytes, 7), old.bytes));
+        assert_eq!(one(&stale, 3, 50, 2, 0), Some(2000));
+        assert_eq!(stale.required_of_page(1, &map), Lsn(60));
+        assert_eq!(one(&stale, 3, 60, 2, 0), None);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_is_unsaved_stays() {
+        let g = shape(4096);
+        let mut t = table(g);
+        let most = (LEAST_MEMORY - LEAST_MEMORY / UNSAVED_SHARE) / BLOCK as u64;
+        let pages = most * 3;
+        let held = t.keep(1, SumPage::never());
+        for page in 2..pages {
+            t.keep(page, SumPage::never());
+            assert!(t.pages.len() as u64 <= most + 1);
+        }
+        assert!(t.page(1, Lsn(0)).is_some(), "somebody holds it");
+        drop(held);
+        let mut stripe = 0;
+        while !t.is_full() {
+            t.placed(Stripe(stripe), Lsn(stripe + 1), &telling(&g));
+            stripe += 1;
+        }
+        assert!(t.unsaved_bytes() <= LEAST_MEMORY / UNSAVED_SHARE + 1000 && t.is_filling());
+        assert!((0..stripe).all(|s| one(&t, s, s + 1, 5, 0) == Some(5000)));
+        (0..stripe).for_each(|s| t.unmapped(Stripe(s)));
+        assert_eq!(t.unsaved_bytes(), 0);
+    }
+
+    #[test]
+    fn lost_blocks_are_told_from_zeros_and_from_blocks_with_that_sum() {
+        assert_eq!(crc32c::crc32c(&[0; BLOCK]), ZERO_SUM);
+        let zeros = [0u8; BLOCK];
+        assert_eq!(verdict(&zeros, ZERO_SUM), Verdict::Good);
+        assert_eq!(verdict(&zeros, LOST_SUM), Verdict::Lost);
+        assert_eq!(verdict(&[1; BLOCK], LOST_SUM), Verdict::Bad);
+        // The four bytes that make a block of zeros have any CRC: found by the CRC's linearity.
+        let mut own = [0u8; BLOCK];
+        let mut columns = Vec::new();
+        for bit in 0..32 {
+            let mut b = [0u8; BLOCK];
+            b[bit / 8] = 1 << (bit % 8);
+            columns.push((crc32c::crc32c(&b) ^ ZERO_SUM, 1u32 << bit));
+        }
+        let mut left = LOST_SUM ^ ZERO_SUM;
+        let mut bits = 0u32;
+        for place in (0..32).rev() {
+            let Some(i) = columns.iter().position(|c| c.0 >> place == 1) else { continue };
+            let (sum, which) = columns.remove(i);
+            for c in &mut columns {
+                if c.0 >> place & 1 == 1 {
+                    *c = (c.0 ^ sum, c.1 ^ which);
+                }
+            }
+            if left >> place & 1 == 1 {
+                (left, bits) = (left ^ sum, bits ^ which);
+            }
+        }
+        own[..4].copy_from_slice(&bits.to_le_bytes());
+        assert_eq!(crc32c::crc32c(&own), LOST_SUM);
+        assert_eq!(verdict(&own, LOST_SUM), Verdict::Good);
     }
 }

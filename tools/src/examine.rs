@@ -125,7 +125,12 @@ fn areas(g: &Geometry, member: MemberIndex) -> Vec<Value> {
         ("log", LOG_OFFSET, rows * BLOCK as u64),
     ];
     if !journal {
-        all.push(("map", g.pages_offset, g.slots_offset - g.pages_offset));
+        let checksums = (g.checksums_offset, g.checksums_bytes());
+        let end = if g.has_checksums() { checksums.0 } else { g.slots_offset };
+        all.push(("map", g.pages_offset, end - g.pages_offset));
+        if g.has_checksums() {
+            all.push(("checksums", checksums.0, checksums.1));
+        }
         all.push(("slots", g.slots_offset, g.slots * g.chunk_bytes()));
     }
     all.push(("superblock c", g.superblock_c_of(member), SUPERBLOCK_BYTES));

@@ -111,8 +111,10 @@ impl<W: World> Array<W> {
         let short = self.log_is_short() || wanted;
         let mut worked = false;
         if self.sums_are_filling() {
+            let before = self.0.sums.table.borrow().unsaved_bytes();
             self.checkpoint().await?;
-            worked = true;
+            // What a destage has just logged stays until its rows are in place.
+            worked = self.0.sums.table.borrow().unsaved_bytes() < before;
         }
         if self.log_is_full() || wanted {
             let oldest = self.0.journal.oldest(used / 2);
