@@ -267,8 +267,9 @@ fn a_hung_member_is_failed_within_the_bound() {
                     array.write(0, filled(2, k as u64 * CHUNK), false).await.expect("written");
                 }
                 let took = world.now() - began;
-                let state = array.status().members[hung.at()].state;
+                // A read may be served before the failure is decided; a durable write is not.
                 array.write(BLOCK, filled(3, BLOCK), false).await.expect("written");
+                let state = array.status().members[hung.at()].state;
                 array.stop().await.expect("it stops although a disk hangs");
                 (took, state)
             });

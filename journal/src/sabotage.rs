@@ -32,11 +32,13 @@ pub enum Sabotage {
     ChecksumsNotHome,
     /// P3: a transaction is appended one record after the other.
     TransactionSplit,
+    /// I7: what a member may have lost while it was away is not written again.
+    NotWrittenAgain,
 }
 
 impl Sabotage {
     /// All of them, with the names that tests use.
-    pub const ALL: [(&'static str, Sabotage); 14] = [
+    pub const ALL: [(&'static str, Sabotage); 15] = [
         ("parity-not-logged", Sabotage::ParityNotLogged),
         ("tail-before-flush", Sabotage::TailBeforeFlush),
         ("tail-reuse", Sabotage::TailReuse),
@@ -51,6 +53,7 @@ impl Sabotage {
         ("checksums-not-logged", Sabotage::ChecksumsNotLogged),
         ("checksums-not-home", Sabotage::ChecksumsNotHome),
         ("transaction-split", Sabotage::TransactionSplit),
+        ("not-written-again", Sabotage::NotWrittenAgain),
     ];
 }
 

@@ -57,6 +57,12 @@ pub trait World: Clone + 'static {
 
     /// The present boot and run directory.
     fn identity(&self) -> RunIdentity;
+    /// A member that failed, opened and locked again: what its path leads to now, with a size as it
+    /// was at least. None if there is nothing to be had. What is on it, the caller looks at. Where a
+    /// member has no path, it is the same handle again.
+    fn reopen(&self, disk: &Self::Disk) -> impl Future<Output = Option<Self::Disk>> + 'static {
+        std::future::ready(Some(disk.clone()))
+    }
     /// The ring with this identity, if it still exists here.
     fn open_ring(&self, id: u128) -> io::Result<Option<Self::Ring>>;
     /// A new ring of `bytes` zero bytes with this identity.

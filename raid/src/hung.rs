@@ -4,14 +4,18 @@
 //! ticks, a quarter of the bound each, and wakes those that are overdue; so the clock is not read
 //! for every operation. What is given up is not cancelled: the disk may still do it, and the
 //! operation keeps its memory until it has really ended.
+//!
+//! What must hold: a write or flush counts as under way until it has really ended, whether anybody
+//! still waits for it or not ([`Watch::is_writing`]). A member that comes back is written to only
+//! when nothing is: a late write would land over what is newer.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use evenkeel_journal::sync::Signal;
 use evenkeel_journal::{MemberIndex, World};
 
 /// How long an operation of a member may take before that member counts as failed.
@@ -44,6 +48,9 @@ struct Inner {
     counting: Cell<bool>,
     entries: RefCell<Vec<Entry>>,
     free: RefCell<Vec<usize>>,
+    /// Writes and flushes that have not really ended, by member.
+    writing: RefCell<Vec<u32>>,
+    ended: Signal,
 }
 
 /// The operations under way. Clones share it.
@@ -60,6 +67,19 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.watch.0.entries.borrow_mut()[self.at] = Entry::default();
         self.watch.0.free.borrow_mut().push(self.at);
+    }
+}
+
+/// A write or flush that has not really ended: it goes with the operation.
+struct Running {
+    watch: Watch,
+    member: MemberIndex,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.watch.0.writing.borrow_mut()[self.member.at()] -= 1;
+        self.watch.0.ended.notify();
     }
 }
 
@@ -85,6 +105,8 @@ impl Watch {
             counting: Cell::new(false),
             entries: RefCell::default(),
             free: RefCell::default(),
+            writing: RefCell::default(),
+            ended: Signal::new(),
         }))
     }
 
@@ -92,27 +114,60 @@ impl Watch {
         self.0.bound.set(bound);
     }
 
+    pub fn bound(&self) -> Duration {
+        self.0.bound.get()
+    }
+
+    /// Whether a write or flush of this member has not really ended.
+    pub fn is_writing(&self, member: MemberIndex) -> bool {
+        self.0.writing.borrow().get(member.at()).is_some_and(|n| *n > 0)
+    }
+
+    /// Notified when a write or flush has really ended.
+    pub fn ended(&self) -> &Signal {
+        &self.0.ended
+    }
+
     /// Waits for an operation on a member; None if it took longer than the bound, or if
     /// [`Watch::give_up`] was called for the member.
-    pub async fn wait<W: World, T>(
+    pub async fn wait<W: World, T: 'static>(
         &self,
         world: &W,
         member: MemberIndex,
         kind: Kind,
-        operation: impl Future<Output = T>,
+        operation: impl Future<Output = T> + 'static,
     ) -> Option<T> {
+        let running = (kind == Kind::Write).then(|| self.running(member));
         let ticket = self.begin(member, kind);
         if !self.0.counting.replace(true) {
             let (watch, clock) = (self.clone(), world.clone());
             world.spawn("I/O watch", async move { watch.count(&clock).await });
         }
-        let mut operation = pin!(operation);
-        std::future::poll_fn(|cx| match operation.as_mut().poll(cx) {
+        // On the heap: what is given up is waited for elsewhere.
+        let mut operation = Box::pin(operation);
+        let done = std::future::poll_fn(|cx| match operation.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
             Poll::Pending if ticket.over(cx) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         })
-        .await
+        .await;
+        if done.is_none()
+            && let Some(running) = running
+        {
+            world.spawn("late I/O", async move {
+                operation.await;
+                drop(running);
+            });
+        }
+        done
+    }
+
+    fn running(&self, member: MemberIndex) -> Running {
+        let mut writing = self.0.writing.borrow_mut();
+        let all = writing.len().max(member.at() + 1);
+        writing.resize(all, 0);
+        writing[member.at()] += 1;
+        Running { watch: self.clone(), member }
     }
 
     /// Ends the waits for some operations: what they do is not needed any more.

@@ -7,6 +7,7 @@
 //! - [`mod@array`] requests, cache, destage, start and stop;
 //! - [`options`], [`status`], [`error`] what goes in and what comes out.
 
+mod advance;
 pub mod array;
 pub mod checksums;
 pub mod codec;
@@ -21,8 +22,10 @@ mod news;
 pub mod options;
 pub mod page;
 mod replay;
+mod reset;
 pub mod status;
 pub mod superblock;
+mod unflushed;
 
 pub use array::{
     Array, Created, Extent, MAX_REQUEST, MAX_TRANSACTION, Transaction, TransactionBound,

@@ -1,10 +1,11 @@
-//! ④ The members and journal devices of a running array: I/O to each, and what becomes of one that
-//! fails (I3, I7, I8).
+//! ④ The members and journal devices of a running array: I/O to each (I3, I7, I8). What becomes of
+//! one that fails is in `reset.rs`, how that is recorded in `advance.rs`.
 //!
 //! What must hold: when an operation here says that a member is gone, the failure is durable in
-//! the survivors' superblocks (I3), so the caller may acknowledge without it. A failure that
-//! would bring those out to more than m is never recorded: the array halts instead (I8). Journal
-//! devices are counted apart: the log survives fewer of them, or as many.
+//! the survivors' superblocks (I3), so the caller may acknowledge without it. While the array is
+//! frozen nothing is written or flushed here; what failed then ends well if its member comes back,
+//! since it was written again. Journal devices are counted apart: the log survives fewer of them, or
+//! as many.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -12,29 +13,31 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use evenkeel_journal::log::{Halted, LogDevices};
-use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::sync::{Lock, Signal, join_all};
 use evenkeel_journal::{BLOCK, Buf, Disk, DiskError, Lsn, MemberIndex, Segs, World};
 
 use crate::codec::Code;
-use crate::geometry::{Geometry, LogHome, SUPERBLOCK_A, SUPERBLOCK_B};
+use crate::geometry::LogHome;
 use crate::hung::{Kind, Watch};
 use crate::news::{self, Doing, News, Trouble};
 use crate::status::MemberState;
-use crate::superblock::{HISTORY, Phase, Superblock};
+use crate::superblock::Superblock;
+use crate::unflushed::Unflushed;
 
-/// How long a failure waits to be recorded: others that fail with it (a controller, a cable) show
-/// themselves meanwhile, and a failure too many is never recorded (I7). Nothing is acknowledged
-/// before.
-const GRACE: Duration = Duration::from_millis(250);
-
-struct Member<D> {
-    disk: Option<D>,
-    state: MemberState,
+pub(crate) struct Member<D> {
+    pub(crate) disk: Option<D>,
+    /// As the epoch says, or will say as soon as it is recorded.
+    pub(crate) state: MemberState,
     /// Failed in memory, but not yet durably recorded.
-    being_failed: bool,
-    written: u64,
-    flushed: u64,
+    pub(crate) being_failed: bool,
+    /// In trouble, and whether it fails or comes back is not decided: the array is frozen.
+    pub(crate) away: bool,
+    /// Writes that have completed, and how many of them a flush has covered.
+    pub(crate) written: u64,
+    pub(crate) flushed: u64,
+    /// What was written since then, and how often that was written again.
+    pub(crate) unflushed: Unflushed,
+    pub(crate) rewritten: u64,
     read_errors: u64,
     write_errors: u64,
     /// Blocks and pages that were not what their checksum says.
@@ -42,7 +45,17 @@ struct Member<D> {
     /// Those that were written again.
     healed: u64,
     /// The last error.
-    trouble: Option<Trouble>,
+    pub(crate) trouble: Option<Trouble>,
+}
+
+impl<D: Disk> Member<D> {
+    fn is_active(&self) -> bool {
+        self.state == MemberState::Active && !self.away
+    }
+
+    pub(crate) fn path(&self) -> String {
+        self.disk.as_ref().map_or_else(String::new, |d| d.facts().path)
+    }
 }
 
 /// Exact counts of what was asked of the members.
@@ -60,33 +73,8 @@ pub struct Traffic {
     pub flushes: u64,
 }
 
-#[derive(PartialEq, Eq)]
-enum Mark {
-    Marked,
-    Already,
-    TooMany,
-}
-
-/// A copy of the superblock.
-#[derive(Clone, Copy)]
-enum Place {
-    A,
-    B,
-    C,
-}
-
-impl Place {
-    fn byte(self, g: &Geometry, member: MemberIndex) -> u64 {
-        match self {
-            Place::A => SUPERBLOCK_A,
-            Place::B => SUPERBLOCK_B,
-            Place::C => g.superblock_c_of(member),
-        }
-    }
-}
-
-struct Inner<W: World> {
-    world: W,
+pub(crate) struct Inner<W: World> {
+    pub(crate) world: W,
     code: Code,
     /// Members; the rest of the table are journal devices.
     data: usize,
@@ -95,23 +83,25 @@ struct Inner<W: World> {
     /// Journal devices that may be out.
     journals_out: usize,
     log_home: Cell<LogHome>,
-    members: RefCell<Vec<Member<W::Disk>>>,
-    superblock: RefCell<Superblock>,
-    epoch_lock: Lock,
-    changed: Signal,
+    pub(crate) members: RefCell<Vec<Member<W::Disk>>>,
+    pub(crate) superblock: RefCell<Superblock>,
+    pub(crate) epoch_lock: Lock,
+    pub(crate) changed: Signal,
     halted: Cell<bool>,
-    watch: Watch,
+    /// Members are in trouble, and it is not decided what becomes of them.
+    pub(crate) frozen: Cell<bool>,
+    pub(crate) watch: Watch,
     traffic: Cell<Traffic>,
     /// The tail, for the epoch that fails a member.
-    tail: Cell<Lsn>,
+    pub(crate) tail: Cell<Lsn>,
     read_only: bool,
-    news: News,
+    pub(crate) news: News,
     /// Blocks that are newer than what may lie at their place: (member, byte) → block.
     overlay: RefCell<HashMap<(u8, u64), evenkeel_journal::Slice>>,
 }
 
 /// The members of a running array. Clones share them.
-pub struct Members<W: World>(Rc<Inner<W>>);
+pub struct Members<W: World>(pub(crate) Rc<Inner<W>>);
 
 impl<W: World> Clone for Members<W> {
     fn clone(&self) -> Self {
@@ -130,6 +120,7 @@ impl<W: World> Members<W> {
         disks: Vec<Option<W::Disk>>,
         read_only: bool,
     ) -> Members<W> {
+        let ring = superblock.geometry.cache_blocks as usize * BLOCK;
         let member = |(disk, entry): (Option<W::Disk>, &crate::superblock::MemberEntry)| Member {
             state: match (&disk, entry.state) {
                 (None, MemberState::Active) => MemberState::Missing,
@@ -137,8 +128,11 @@ impl<W: World> Members<W> {
             },
             disk,
             being_failed: false,
+            away: false,
             written: 1,
             flushed: 0,
+            unflushed: Unflushed::new(ring),
+            rewritten: 0,
             read_errors: 0,
             write_errors: 0,
             checksum_errors: 0,
@@ -158,6 +152,7 @@ impl<W: World> Members<W> {
             epoch_lock: Lock::new(),
             changed: Signal::new(),
             halted: Cell::new(false),
+            frozen: Cell::new(false),
             watch: Watch::new(),
             traffic: Cell::new(Traffic::default()),
             tail: Cell::new(Lsn(0)),
@@ -195,7 +190,9 @@ impl<W: World> Members<W> {
     /// nothing was acknowledged that they missed, and what was being written lies over them.
     pub fn halt(&self) {
         self.0.halted.set(true);
+        self.0.frozen.set(false);
         for m in self.0.members.borrow_mut().iter_mut() {
+            m.away = false;
             if std::mem::take(&mut m.being_failed) {
                 m.state = MemberState::Active;
             }
@@ -210,7 +207,7 @@ impl<W: World> Members<W> {
     }
 
     /// An operation on a member failed, or had no answer in time: counts it and keeps what it was.
-    fn trouble(&self, member: MemberIndex, doing: Doing, at: u64, e: Option<DiskError>) {
+    pub(crate) fn trouble(&self, member: MemberIndex, doing: Doing, at: u64, e: Option<DiskError>) {
         let mut members = self.0.members.borrow_mut();
         let m = &mut members[member.at()];
         m.trouble = Some((doing, e));
@@ -228,18 +225,6 @@ impl<W: World> Members<W> {
         }
     }
 
-    /// Stops taking writes, since this member is one too many.
-    fn halt_without(&self, member: MemberIndex) {
-        if !self.is_halted() {
-            let members = self.0.members.borrow();
-            let m = &members[member.at()];
-            let path = m.disk.as_ref().map_or_else(String::new, |d| d.facts().path);
-            let gone = members.iter().filter(|m| m.state != MemberState::Active).count();
-            self.0.news.tell(news::halted(&path, m.trouble, gone, members.len()));
-        }
-        self.halt();
-    }
-
     /// What was asked of the members so far.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
@@ -251,25 +236,25 @@ impl<W: World> Members<W> {
         self.0.tail.set(lsn);
     }
 
-    /// Whether a member can be read and written.
+    /// Whether a member can be read and written now.
     #[must_use]
     pub fn is_active(&self, member: MemberIndex) -> bool {
-        self.0.members.borrow()[member.at()].state == MemberState::Active
+        self.0.members.borrow()[member.at()].is_active()
     }
 
-    /// Number of members and journal devices that are not active.
+    /// Number of members and journal devices that are not there: failed, missing, or away.
     #[must_use]
     pub fn gone(&self) -> usize {
         self.gone_members() + self.gone_journals()
     }
 
-    /// Number of members that are not active.
+    /// Number of members that are not there.
     #[must_use]
     pub fn gone_members(&self) -> usize {
         out(&self.0.members.borrow()[..self.0.data])
     }
 
-    /// Number of journal devices that are not active.
+    /// Number of journal devices that are not there.
     #[must_use]
     pub fn gone_journals(&self) -> usize {
         out(&self.0.members.borrow()[self.0.data..])
@@ -290,11 +275,32 @@ impl<W: World> Members<W> {
         self.0.log_home.set(LogHome::Members);
     }
 
+    /// Whether more are out than the array tolerates, if those that are away are counted.
+    pub(crate) fn too_many_are_out(&self) -> bool {
+        self.would_be_too_many(&[])
+    }
+
+    /// The same with these besides.
+    pub(crate) fn would_be_too_many(&self, more: &[MemberIndex]) -> bool {
+        let journals = more.iter().filter(|m| self.is_journal(**m)).count();
+        self.gone_members() + more.len() - journals > self.0.parity
+            || self.gone_journals() + journals > self.0.journals_out
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.0.read_only
+    }
+
     /// All that are active, ascending.
-    fn active(&self) -> Vec<MemberIndex> {
+    pub(crate) fn active(&self) -> Vec<MemberIndex> {
+        self.those(Member::is_active)
+    }
+
+    /// All for which `which` holds, ascending.
+    pub(crate) fn those(&self, which: impl Fn(&Member<W::Disk>) -> bool) -> Vec<MemberIndex> {
         let members = self.0.members.borrow();
-        let active = members.iter().enumerate().filter(|(_, m)| m.state == MemberState::Active);
-        active.map(|(i, _)| MemberIndex(i as u8)).collect()
+        let found = members.iter().enumerate().filter(|(_, m)| which(m));
+        found.map(|(i, _)| MemberIndex(i as u8)).collect()
     }
 
     fn is_journal(&self, member: MemberIndex) -> bool {
@@ -306,8 +312,8 @@ impl<W: World> Members<W> {
     pub fn describe(&self, member: MemberIndex) -> (MemberState, String, u64, u64) {
         let members = self.0.members.borrow();
         let m = &members[member.at()];
-        let path = m.disk.as_ref().map_or_else(String::new, |d| d.facts().path);
-        (m.state, path, m.read_errors, m.write_errors)
+        let state = if m.away { MemberState::Missing } else { m.state };
+        (state, m.path(), m.read_errors, m.write_errors)
     }
 
     /// UUID of the array.
@@ -376,49 +382,73 @@ impl<W: World> Members<W> {
         self.0.changed.notify();
     }
 
-    fn disk(&self, member: MemberIndex) -> Option<W::Disk> {
+    pub(crate) fn disk(&self, member: MemberIndex) -> Option<W::Disk> {
         let members = self.0.members.borrow();
         let m = &members[member.at()];
-        if m.state == MemberState::Active { m.disk.clone() } else { None }
+        if m.is_active() { m.disk.clone() } else { None }
     }
 
     /// Reads from a member. None if it is not active or the read failed; a member that is gone
     /// is failed on the way.
-    pub async fn read(&self, member: MemberIndex, at: u64, buf: Buf) -> Option<Buf> {
-        let disk = self.disk(member)?;
-        let mut t = self.0.traffic.get();
-        (t.reads, t.read_bytes) = (t.reads + 1, t.read_bytes + buf.len() as u64);
-        self.0.traffic.set(t);
-        let done = self.0.watch.wait(&self.0.world, member, Kind::Read, disk.read(at, buf)).await;
-        let Some((done, mut buf)) = done else {
-            if self.is_active(member) {
-                self.trouble(member, Doing::Read, at, None);
-                // Where others can give what it holds, a disk that does not answer is failed.
-                if self.gone_members() < self.0.parity && !self.0.read_only {
-                    let _ = self.fail(member).await;
+    pub async fn read(&self, member: MemberIndex, at: u64, mut buf: Buf) -> Option<Buf> {
+        let len = buf.len();
+        loop {
+            let disk = self.disk(member)?;
+            let rewritten = self.0.members.borrow()[member.at()].rewritten;
+            let mut t = self.0.traffic.get();
+            (t.reads, t.read_bytes) = (t.reads + 1, t.read_bytes + len as u64);
+            self.0.traffic.set(t);
+            let read = disk.read(at, buf);
+            match self.0.watch.wait(&self.0.world, member, Kind::Read, read).await {
+                Some((Ok(()), full)) => {
+                    buf = full;
+                    let members = self.0.members.borrow();
+                    let m = &members[member.at()];
+                    if m.rewritten != rewritten {
+                        // Perhaps read before that was written which it had lost.
+                        continue;
+                    }
+                    if self.0.frozen.get() {
+                        // It may have been reset with others: what it has not flushed may be lost.
+                        m.unflushed.lay_over(at, &mut buf);
+                    }
+                    drop(members);
+                    self.put_overlay(member, at, &mut buf);
+                    return Some(buf);
                 }
-            }
-            return None;
-        };
-        match done {
-            Ok(()) => {
-                let overlay = self.0.overlay.borrow();
-                if !overlay.is_empty() {
-                    for (i, block) in buf.chunks_mut(BLOCK).enumerate() {
-                        let at = at + (i * BLOCK) as u64;
-                        if let Some(newer) = overlay.get(&(member.0, at)) {
-                            block.copy_from_slice(newer);
+                Some((Err(e), _)) => {
+                    self.trouble(member, Doing::Read, at, Some(e));
+                    if e != DiskError::Gone || self.0.read_only {
+                        return None;
+                    }
+                    if self.fail(member).await != Ok(true) {
+                        return None;
+                    }
+                    buf = Buf::new(len);
+                }
+                None => {
+                    if self.is_active(member) {
+                        self.trouble(member, Doing::Read, at, None);
+                        // Where others can give what it holds, a disk that does not answer is
+                        // failed.
+                        if self.gone_members() < self.0.parity && !self.0.read_only {
+                            let _ = self.fail(member).await;
                         }
                     }
+                    return None;
                 }
-                Some(buf)
             }
-            Err(e) => {
-                self.trouble(member, Doing::Read, at, Some(e));
-                if e == DiskError::Gone && !self.0.read_only {
-                    let _ = self.fail(member).await;
-                }
-                None
+        }
+    }
+
+    fn put_overlay(&self, member: MemberIndex, at: u64, buf: &mut [u8]) {
+        let overlay = self.0.overlay.borrow();
+        if overlay.is_empty() {
+            return;
+        }
+        for (i, block) in buf.chunks_mut(BLOCK).enumerate() {
+            if let Some(newer) = overlay.get(&(member.0, at + (i * BLOCK) as u64)) {
+                block.copy_from_slice(newer);
             }
         }
     }
@@ -429,29 +459,63 @@ impl<W: World> Members<W> {
     /// `Halted` if the array has lost too much; nothing may be acknowledged then.
     pub async fn write(&self, member: MemberIndex, at: u64, segs: Segs) -> Result<bool, Halted> {
         assert!(!self.0.read_only, "a read-only start writes nothing");
-        if self.0.halted.get() {
-            return Err(Halted);
+        self.room_in_the_list(member).await?;
+        if !self.decided(member).await? {
+            return Ok(false);
         }
-        let Some(disk) = self.disk(member) else {
-            return self.settled(member).await;
-        };
+        let Some(disk) = self.disk(member) else { return Ok(false) };
         let mut t = self.0.traffic.get();
         t.writes += 1;
         t.write_bytes += evenkeel_journal::mem::segs_len(&segs) as u64;
         self.0.traffic.set(t);
+        let number = self.0.members.borrow_mut()[member.at()].unflushed.submitted(at, &segs);
         let write = disk.write(at, segs);
         match self.0.watch.wait(&self.0.world, member, Kind::Write, write).await {
             Some(Ok(())) => {
-                self.0.members.borrow_mut()[member.at()].written += 1;
-                if self.is_active(member) { Ok(true) } else { self.settled(member).await }
+                let active = {
+                    let mut members = self.0.members.borrow_mut();
+                    let m = &mut members[member.at()];
+                    m.written += 1;
+                    m.unflushed.completed(number, m.written);
+                    m.is_active()
+                };
+                if active { Ok(true) } else { self.decided(member).await }
             }
             // It failed meanwhile, durably: what is still under way counts as ended (I4).
-            None if !self.is_active(member) => self.settled(member).await,
+            None if !self.is_active(member) => self.decided(member).await,
             failed => {
                 self.trouble(member, Doing::Write, at, failed.and_then(Result::err));
-                self.fail(member).await?;
-                Ok(false)
+                self.fail(member).await
             }
+        }
+    }
+
+    /// Has a member flushed whose list of unflushed writes is long, and waits if it is full.
+    async fn room_in_the_list(&self, member: MemberIndex) -> Result<(), Halted> {
+        {
+            let mut members = self.0.members.borrow_mut();
+            let list = &mut members[member.at()].unflushed;
+            if !list.is_long() {
+                return Ok(());
+            }
+            if !std::mem::replace(&mut list.flushing, true) {
+                let this = self.clone();
+                self.0.world.spawn("flush of a long list", async move {
+                    let _ = this.flush_one(member).await;
+                    this.0.members.borrow_mut()[member.at()].unflushed.flushing = false;
+                    this.0.changed.notify();
+                });
+            }
+        }
+        loop {
+            if self.is_halted() {
+                return Err(Halted);
+            }
+            let list = |m: &Member<W::Disk>| m.unflushed.is_full() && m.unflushed.flushing;
+            if !list(&self.0.members.borrow()[member.at()]) {
+                return Ok(());
+            }
+            self.0.changed.wait().await;
         }
     }
 
@@ -473,10 +537,8 @@ impl<W: World> Members<W> {
         self.flush_some(members.collect()).await
     }
 
+    /// Flushes these. Those that are away are flushed before the array thaws.
     async fn flush_some(&self, some: Vec<MemberIndex>) -> Result<(), Halted> {
-        if self.0.halted.get() {
-            return Err(Halted);
-        }
         let all: Vec<_> = some.into_iter().map(|m| self.flush_one(m)).collect();
         for done in join_all(all).await {
             done?;
@@ -486,9 +548,7 @@ impl<W: World> Members<W> {
 
     async fn none_being_failed(&self) -> Result<(), Halted> {
         loop {
-            if self.0.halted.get() {
-                return Err(Halted);
-            }
+            self.thawed().await?;
             if self.0.members.borrow().iter().all(|m| !m.being_failed) {
                 return Ok(());
             }
@@ -497,9 +557,10 @@ impl<W: World> Members<W> {
     }
 
     async fn flush_one(&self, member: MemberIndex) -> Result<(), Halted> {
-        let Some(disk) = self.disk(member) else {
-            return self.settled(member).await.map(|_| ());
-        };
+        if !self.decided(member).await? {
+            return Ok(());
+        }
+        let Some(disk) = self.disk(member) else { return Ok(()) };
         let upto = {
             let members = self.0.members.borrow();
             let m = &members[member.at()];
@@ -516,250 +577,24 @@ impl<W: World> Members<W> {
                 let mut members = self.0.members.borrow_mut();
                 let m = &mut members[member.at()];
                 m.flushed = m.flushed.max(upto);
+                m.unflushed.flushed(upto);
                 Ok(())
             }
-            None if !self.is_active(member) => self.settled(member).await.map(|_| ()),
+            None if !self.is_active(member) => self.decided(member).await.map(|_| ()),
             failed => {
                 self.trouble(member, Doing::Flush, 0, failed.and_then(Result::err));
-                self.fail(member).await
+                self.fail(member).await.map(|_| ())
             }
         }
-    }
-
-    /// Waits until the failure of a member that is not active is recorded.
-    async fn settled(&self, member: MemberIndex) -> Result<bool, Halted> {
-        loop {
-            if self.0.halted.get() {
-                return Err(Halted);
-            }
-            if !self.0.members.borrow()[member.at()].being_failed {
-                return Ok(false);
-            }
-            self.0.changed.wait().await;
-        }
-    }
-
-    /// A member failed: nothing is read from it any more, and its failure is durable in the
-    /// survivors' superblocks when this returns (I3), after a short grace (I7).
-    ///
-    /// # Errors
-    /// `Halted` if too few are left, or if more fail within the grace: then nothing is recorded
-    /// (I7) and no write is taken any more.
-    pub async fn fail(&self, member: MemberIndex) -> Result<(), Halted> {
-        self.fail_after(member, Some(GRACE)).await
-    }
-
-    /// As [`Members::fail`], but by order of a person: at once.
-    ///
-    /// # Errors
-    /// As for [`Members::fail`].
-    pub async fn fail_now(&self, member: MemberIndex) -> Result<(), Halted> {
-        self.0.members.borrow_mut()[member.at()].trouble = None;
-        self.fail_after(member, None).await
-    }
-
-    async fn fail_after(&self, member: MemberIndex, grace: Option<Duration>) -> Result<(), Halted> {
-        match self.mark_failed(member) {
-            Mark::Marked => {}
-            Mark::Already => return self.settled(member).await.map(|_| ()),
-            Mark::TooMany => {
-                self.halt_without(member);
-                return Err(Halted);
-            }
-        }
-        if broken(Sabotage::FailureNotRecorded) {
-            self.0.members.borrow_mut()[member.at()].being_failed = false;
-            return Ok(());
-        }
-        if let Some(grace) = grace {
-            self.0.world.sleep(grace).await;
-            self.ask_the_others().await?;
-            if self.0.halted.get() {
-                return Err(Halted);
-            }
-            // Another one's failure may have recorded this one, too.
-            if !self.0.members.borrow()[member.at()].being_failed {
-                return Ok(());
-            }
-        }
-        self.advance_epoch(|_| ()).await
-    }
-
-    /// Whether the other members still answer: some of them may not have been asked for anything
-    /// during the grace. One that does not has failed, too.
-    async fn ask_the_others(&self) -> Result<(), Halted> {
-        let ask = |member: MemberIndex| {
-            let (this, disk) = (self.clone(), self.disk(member));
-            async move {
-                let Some(disk) = disk else {
-                    return (member, Some(Ok(())));
-                };
-                let asked = async {
-                    // A sector that cannot be read is an answer, too: the disk is there.
-                    match disk.read(SUPERBLOCK_A, Buf::new(BLOCK)).await.0 {
-                        Err(DiskError::Gone) => Err(DiskError::Gone),
-                        _ => disk.flush().await,
-                    }
-                };
-                let done = this.0.watch.wait(&this.0.world, member, Kind::Write, asked).await;
-                (member, done)
-            }
-        };
-        for (member, done) in join_all(self.active().into_iter().map(ask).collect()).await {
-            if done == Some(Ok(())) {
-                continue;
-            }
-            self.trouble(member, Doing::Ask, SUPERBLOCK_A, done.and_then(Result::err));
-            if self.mark_failed(member) == Mark::TooMany {
-                self.halt_without(member);
-                return Err(Halted);
-            }
-        }
-        Ok(())
-    }
-
-    /// Marks a member failed in memory, unless that would leave too few.
-    fn mark_failed(&self, member: MemberIndex) -> Mark {
-        let mut members = self.0.members.borrow_mut();
-        let (gone, tolerated) = if self.is_journal(member) {
-            (out(&members[self.0.data..]), self.0.journals_out)
-        } else {
-            (out(&members[..self.0.data]), self.0.parity)
-        };
-        let m = &mut members[member.at()];
-        if m.state != MemberState::Active {
-            return Mark::Already;
-        }
-        if gone + 1 > tolerated {
-            return Mark::TooMany;
-        }
-        m.state = MemberState::Failed;
-        m.being_failed = true;
-        Mark::Marked
-    }
-
-    /// Makes a new epoch with the present states and whatever `change` does to it: prepared on
-    /// all active members, then in force.
-    ///
-    /// # Errors
-    /// `Halted` if too many members fail meanwhile.
-    pub async fn advance_epoch(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), Halted> {
-        let _turn = self.0.epoch_lock.lock().await;
-        let mut base = self.superblock();
-        change(&mut base);
-        let mut number = base.epoch;
-        loop {
-            if self.0.halted.get() {
-                return Err(Halted);
-            }
-            let parent = self.superblock();
-            number += 1;
-            let mut next = base.clone();
-            next.parent = parent.epoch_id;
-            next.epoch = number;
-            next.epoch_id =
-                u128::from(self.0.world.random()) << 64 | u128::from(self.0.world.random());
-            next.history = parent.history.clone();
-            next.history.insert(0, (parent.epoch, parent.epoch_id));
-            next.history.truncate(HISTORY);
-            for (entry, m) in next.members.iter_mut().zip(self.0.members.borrow().iter()) {
-                if entry.state == MemberState::Active && m.state != MemberState::Active {
-                    entry.failed_at = self.0.tail.get();
-                }
-                entry.state = m.state;
-            }
-            next.phase = Phase::Prepared;
-            if !self.write_superblocks(&next, Place::A).await? {
-                continue;
-            }
-            // Decided: every survivor bears it.
-            next.phase = Phase::InForce;
-            *self.0.superblock.borrow_mut() = next.clone();
-            base = next.clone();
-            let marked = self.write_superblocks(&next, Place::B).await?
-                && self.write_superblocks(&next, Place::C).await?;
-            if marked {
-                break;
-            }
-        }
-        let recorded = self.superblock();
-        let left = self.can_lose();
-        for (m, entry) in self.0.members.borrow_mut().iter_mut().zip(&recorded.members) {
-            if m.state == entry.state && std::mem::take(&mut m.being_failed) {
-                let path = m.disk.as_ref().map_or_else(String::new, |d| d.facts().path);
-                self.0.news.tell(news::failed(&path, m.trouble, recorded.epoch, left));
-            }
-        }
-        let recorded = |m: MemberIndex| recorded.members[m.at()].state != MemberState::Active;
-        self.0.watch.give_up(|m, _| recorded(m));
-        self.0.changed.notify();
-        Ok(())
-    }
-
-    /// Marks the epoch in force on copies B and C of all active members, before a newer one is
-    /// prepared over copy A. Gives whether all could be written.
-    ///
-    /// # Errors
-    /// `Halted` if too many members fail.
-    pub async fn mark_in_force(&self) -> Result<bool, Halted> {
-        // What was read may still be volatile: the daemon that wrote it died before its flush.
-        self.flush().await?;
-        let _turn = self.0.epoch_lock.lock().await;
-        let before = self.gone();
-        let s = self.superblock();
-        self.write_superblocks(&s, Place::B).await?;
-        self.write_superblocks(&s, Place::C).await?;
-        Ok(self.gone() == before)
-    }
-
-    /// Writes one copy on all active members and flushes them. False: a member failed in between
-    /// (it is marked so), and the epoch must name it.
-    async fn write_superblocks(&self, s: &Superblock, place: Place) -> Result<bool, Halted> {
-        let one = |member: MemberIndex| {
-            let disk = self.disk(member);
-            let at = place.byte(&s.geometry, member);
-            let bytes = s.encode(member.0, at).freeze();
-            let this = self.clone();
-            async move {
-                let Some(disk) = disk else {
-                    return (member, Some(Ok(())));
-                };
-                let written = async {
-                    disk.write(at, vec![bytes]).await?;
-                    disk.flush().await
-                };
-                let done = this.0.watch.wait(&this.0.world, member, Kind::Write, written).await;
-                (member, done)
-            }
-        };
-        let all = self.active().into_iter().map(one).collect();
-        let mut whole = true;
-        for (member, done) in join_all(all).await {
-            if done == Some(Ok(())) {
-                continue;
-            }
-            whole = false;
-            let at = place.byte(&s.geometry, member);
-            self.trouble(member, Doing::Write, at, done.and_then(Result::err));
-            if self.mark_failed(member) == Mark::TooMany {
-                self.halt_without(member);
-                return Err(Halted);
-            }
-        }
-        if self.0.halted.get() {
-            return Err(Halted);
-        }
-        // Someone else may have failed a member of this epoch while it was being written.
-        let members = self.0.members.borrow();
-        let agrees = s.members.iter().zip(members.iter()).all(|(e, m)| e.state == m.state);
-        Ok(whole && agrees)
     }
 }
 
 impl<W: World> LogDevices for Members<W> {
     fn live(&self) -> Vec<MemberIndex> {
         let on_journals = self.0.log_home.get() == LogHome::Journals;
-        self.active().into_iter().filter(|m| self.is_journal(*m) == on_journals).collect()
+        // One that is away may come back, and then misses nothing.
+        let live = self.those(|m| m.state == MemberState::Active).into_iter();
+        live.filter(|m| self.is_journal(*m) == on_journals).collect()
     }
 
     fn epoch(&self) -> u64 {
@@ -791,8 +626,8 @@ impl<W: World> LogDevices for Members<W> {
     }
 }
 
-fn out<D>(members: &[Member<D>]) -> usize {
-    members.iter().filter(|m| m.state != MemberState::Active).count()
+fn out<D: Disk>(members: &[Member<D>]) -> usize {
+    members.iter().filter(|m| !m.is_active()).count()
 }
 
 /// The array's code as the log's replay uses it.

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use evenkeel_journal::DiskError;
 use evenkeel_journal::sync::Signal;
@@ -83,6 +84,38 @@ pub(crate) fn failed(path: &str, trouble: Option<Trouble>, epoch: u64, left: usi
         "{path} failed: {}. It is out of the array from now on, which is recorded on the other \
          members (epoch {epoch}). Nothing is lost, and requests go on. {rest}",
         because(trouble)
+    )
+}
+
+/// More members failed at once than are tolerated; `away` of them may come back.
+pub(crate) fn frozen(
+    away: &[(String, Option<Trouble>)],
+    members: usize,
+    bound: Duration,
+) -> String {
+    let each: Vec<String> =
+        away.iter().map(|(path, trouble)| format!("{path} ({})", because(*trouble))).collect();
+    format!(
+        "{} of {members} members failed at once, more than may be out: {}. That is not recorded, \
+         since they may come back, as after the reset of a controller. Requests wait for them, up to \
+         {} s (--io-timeout).",
+        away.len(),
+        each.join(", "),
+        bound.as_secs_f64()
+    )
+}
+
+/// Enough of them are back, after so long.
+pub(crate) fn thawed(waited: Duration, still_away: usize) -> String {
+    let who = match still_away {
+        0 => "All members are back".to_owned(),
+        1 => "All members but one are back".to_owned(),
+        n => format!("All members but {n} are back"),
+    };
+    format!(
+        "{who} after {:.1} s. What had been written to any member since its last flush was written \
+         again. Nothing is lost, and requests go on.",
+        waited.as_secs_f64()
     )
 }
 

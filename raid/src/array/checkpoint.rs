@@ -101,11 +101,22 @@ impl<W: World> Array<W> {
             wanted
         };
         let read = wanted.into_iter().map(|(page, required)| async move {
-            let found = self.sum_page(page, required).await;
-            if found.is_none() && !self.0.members.is_halted() {
+            let mut tries = 0;
+            loop {
+                let found = self.sum_page(page, required).await;
+                if found.is_some() {
+                    return (page, found);
+                }
+                // Its copies may be on members that come back (I7).
+                if !self.0.members.may_be_read_again(tries).await {
+                    break;
+                }
+                tries += 1;
+            }
+            if !self.0.members.is_halted() {
                 self.0.members.sums_lost(page);
             }
-            (page, found)
+            (page, None)
         });
         join_all(read.collect()).await
     }

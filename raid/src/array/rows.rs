@@ -73,11 +73,30 @@ impl<W: World> Array<W> {
         if found.lost.is_empty() { Ok(found.columns) } else { Err(RequestError::Io) }
     }
 
-    /// The same, where blocks that are lost count as zero, as they do in the parity.
+    /// The same, where blocks that are lost count as zero, as they do in the parity. Waits where
+    /// members that may come back are needed (I7).
     ///
     /// # Errors
     /// `Io` if too much of a row is gone or wrong.
     pub(super) async fn read_rows_and_lost(
+        &self,
+        stripe: Stripe,
+        slot: Slot,
+        row: u32,
+        rows: u32,
+        wanted: &[usize],
+    ) -> Result<Rows, RequestError> {
+        let mut tries = 0;
+        loop {
+            let found = self.read_rows_now(stripe, slot, row, rows, wanted).await;
+            if found.is_ok() || !self.0.members.may_be_read_again(tries).await {
+                return found;
+            }
+            tries += 1;
+        }
+    }
+
+    async fn read_rows_now(
         &self,
         stripe: Stripe,
         slot: Slot,

@@ -1,0 +1,167 @@
+//! ④ A new epoch: prepared on all active members, then in force on them (I3, I6).
+//!
+//! What must hold: an epoch is in force only when every active member bears it in copy A, and its
+//! copies B and C are on all of them before the next one is prepared over A. While the array is frozen
+//! no epoch advances: the copy that was being written is written again on all.
+
+use evenkeel_journal::log::Halted;
+use evenkeel_journal::sync::join_all;
+use evenkeel_journal::{Disk, MemberIndex, World};
+
+use crate::geometry::{Geometry, SUPERBLOCK_A, SUPERBLOCK_B};
+use crate::hung::Kind;
+use crate::members::Members;
+use crate::news::{self, Doing};
+use crate::status::MemberState;
+use crate::superblock::{HISTORY, Phase, Superblock};
+
+/// A copy of the superblock.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    A,
+    B,
+    C,
+}
+
+impl Place {
+    pub(crate) fn byte(self, g: &Geometry, member: MemberIndex) -> u64 {
+        match self {
+            Place::A => SUPERBLOCK_A,
+            Place::B => SUPERBLOCK_B,
+            Place::C => g.superblock_c_of(member),
+        }
+    }
+}
+
+impl<W: World> Members<W> {
+    /// Makes a new epoch with the present states and whatever `change` does to it: prepared on
+    /// all active members, then in force.
+    ///
+    /// # Errors
+    /// `Halted` if too many members fail meanwhile.
+    pub async fn advance_epoch(&self, change: impl FnOnce(&mut Superblock)) -> Result<(), Halted> {
+        let _turn = self.0.epoch_lock.lock().await;
+        let mut base = self.superblock();
+        change(&mut base);
+        self.advance_to(base).await
+    }
+
+    /// Records the members that are being failed, unless somebody else has.
+    pub(crate) async fn record_failures(&self) -> Result<(), Halted> {
+        let _turn = self.0.epoch_lock.lock().await;
+        if self.those(|m| m.being_failed).is_empty() {
+            return Ok(());
+        }
+        let base = self.superblock();
+        self.advance_to(base).await
+    }
+
+    /// The next epoch, with what `base` says and the present states. The lock is held.
+    async fn advance_to(&self, mut base: Superblock) -> Result<(), Halted> {
+        let mut number = base.epoch;
+        loop {
+            self.thawed().await?;
+            let parent = self.superblock();
+            number += 1;
+            let mut next = base.clone();
+            next.parent = parent.epoch_id;
+            next.epoch = number;
+            next.epoch_id =
+                u128::from(self.0.world.random()) << 64 | u128::from(self.0.world.random());
+            next.history = parent.history.clone();
+            next.history.insert(0, (parent.epoch, parent.epoch_id));
+            next.history.truncate(HISTORY);
+            for (entry, m) in next.members.iter_mut().zip(self.0.members.borrow().iter()) {
+                if entry.state == MemberState::Active && m.state != MemberState::Active {
+                    entry.failed_at = self.0.tail.get();
+                }
+                entry.state = m.state;
+            }
+            next.phase = Phase::Prepared;
+            if !self.write_superblocks(&next, Place::A).await? {
+                continue;
+            }
+            // Decided: every survivor bears it.
+            next.phase = Phase::InForce;
+            *self.0.superblock.borrow_mut() = next.clone();
+            base = next.clone();
+            let marked = self.write_superblocks(&next, Place::B).await?
+                && self.write_superblocks(&next, Place::C).await?;
+            if marked {
+                break;
+            }
+        }
+        let recorded = self.superblock();
+        let left = self.can_lose();
+        for (m, entry) in self.0.members.borrow_mut().iter_mut().zip(&recorded.members) {
+            if m.state == entry.state && std::mem::take(&mut m.being_failed) {
+                self.0.news.tell(news::failed(&m.path(), m.trouble, recorded.epoch, left));
+            }
+        }
+        let recorded = |m: MemberIndex| recorded.members[m.at()].state != MemberState::Active;
+        self.0.watch.give_up(|m, _| recorded(m));
+        self.0.changed.notify();
+        Ok(())
+    }
+
+    /// Marks the epoch in force on copies B and C of all active members, before a newer one is
+    /// prepared over copy A. Gives whether all could be written.
+    ///
+    /// # Errors
+    /// `Halted` if too many members fail.
+    pub async fn mark_in_force(&self) -> Result<bool, Halted> {
+        // What was read may still be volatile: the daemon that wrote it died before its flush.
+        self.flush().await?;
+        let _turn = self.0.epoch_lock.lock().await;
+        let before = self.gone();
+        let s = self.superblock();
+        self.write_superblocks(&s, Place::B).await?;
+        self.write_superblocks(&s, Place::C).await?;
+        Ok(self.gone() == before)
+    }
+
+    /// Writes one copy on all active members and flushes them; again, if the array was frozen
+    /// meanwhile. False: a member failed in between, and the epoch must name it.
+    async fn write_superblocks(&self, s: &Superblock, place: Place) -> Result<bool, Halted> {
+        loop {
+            self.thawed().await?;
+            let all = self.active().into_iter().map(|m| self.write_superblock(s, place, m));
+            let mut whole = true;
+            for (member, done) in join_all(all.collect()).await {
+                if done == Some(Ok(())) {
+                    continue;
+                }
+                whole = false;
+                let at = place.byte(&s.geometry, member);
+                self.trouble(member, Doing::Write, at, done.and_then(Result::err));
+                self.suspect(member);
+            }
+            self.thawed().await?;
+            if whole {
+                break;
+            }
+        }
+        // Someone may have failed a member of this epoch while it was being written.
+        let members = self.0.members.borrow();
+        Ok(s.members.iter().zip(members.iter()).all(|(e, m)| e.state == m.state))
+    }
+
+    async fn write_superblock(
+        &self,
+        s: &Superblock,
+        place: Place,
+        member: MemberIndex,
+    ) -> (MemberIndex, Option<Result<(), evenkeel_journal::DiskError>>) {
+        let Some(disk) = self.disk(member) else {
+            return (member, Some(Ok(())));
+        };
+        let at = place.byte(&s.geometry, member);
+        let bytes = s.encode(member.0, at).freeze();
+        let written = async move {
+            disk.write(at, vec![bytes]).await?;
+            disk.flush().await
+        };
+        let done = self.0.watch.wait(&self.0.world, member, Kind::Write, written).await;
+        (member, done)
+    }
+}

@@ -1,0 +1,379 @@
+//! ④ Members that fail: the array freezes, waits for those that may come back, writes again what they
+//! and the others may have lost, and thaws (I7).
+//!
+//! From the first failure on the array is *frozen*: no write, flush or epoch begins, so nothing is
+//! acknowledged that needs one, and neither tail nor epoch moves. Reads go on where they can be
+//! served, with what was written and not flushed laid over them. In this order (`run_freeze`):
+//!
+//! 1. a short grace, in which others that fail with it (a controller, a cable) show themselves; then
+//!    all others are asked;
+//! 2. if more are away than the array tolerates, those that are away are opened again, again and
+//!    again, until enough are back or the bound of an operation is over;
+//! 3. what was written to each member since its last good flush is written again, on all, and
+//!    flushed: one that answers may have been reset with the others, and have lost it silently;
+//! 4. thaw: what failed meanwhile ends well; members still away, as many as are tolerated, are failed
+//!    and recorded. Or, if too many stay away: the array halts, and nothing is recorded (I8).
+//!
+//! What must hold: a member is taken back only if it is this array's, this one, in the epoch in
+//! force, as large as it was, and if none of its old writes is still under way.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use evenkeel_journal::log::Halted;
+use evenkeel_journal::sabotage::{Sabotage, broken};
+use evenkeel_journal::sync::join_all;
+use evenkeel_journal::{BLOCK, Buf, Disk, DiskError, MemberIndex, World};
+
+use crate::advance::Place;
+use crate::geometry::{SUPERBLOCK_A, SUPERBLOCK_BYTES};
+use crate::hung::Kind;
+use crate::members::Members;
+use crate::news::{self, Doing};
+use crate::status::MemberState;
+use crate::superblock::{BadSuperblock, Superblock};
+
+/// How long a failure waits to be decided: others that fail with it show themselves meanwhile.
+const GRACE: Duration = Duration::from_millis(250);
+/// Between two tries to open members again.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Writes that are written again together, of one member.
+const AGAIN_AT_ONCE: usize = 64;
+
+/// What a future gives; None if `limit` ends before.
+async fn within<T>(limit: impl Future<Output = ()>, future: impl Future<Output = T>) -> Option<T> {
+    let (mut limit, mut future) = (pin!(limit), pin!(future));
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
+    })
+    .await
+}
+
+impl<W: World> Members<W> {
+    /// A member failed: nothing is read from it any more. Waits for what becomes of it. True: it is
+    /// back, and what was to be written is on it, flushed. False: its failure is durable in the
+    /// survivors' superblocks (I3).
+    ///
+    /// # Errors
+    /// `Halted` if too many failed and did not come back: then nothing is recorded (I7) and no
+    /// write is taken any more.
+    pub(crate) async fn fail(&self, member: MemberIndex) -> Result<bool, Halted> {
+        self.suspect(member);
+        self.decided(member).await
+    }
+
+    /// A member failed: it is away, and the array frozen, until it is decided what becomes of it.
+    pub(crate) fn suspect(&self, member: MemberIndex) {
+        {
+            let mut members = self.0.members.borrow_mut();
+            let m = &mut members[member.at()];
+            if self.is_halted() || m.state != MemberState::Active || m.away {
+                return;
+            }
+            m.away = true;
+        }
+        if !self.0.frozen.replace(true) {
+            let this = self.clone();
+            self.0.world.spawn("freeze", async move { this.run_freeze().await });
+        }
+        self.0.changed.notify();
+        self.0.watch.ended().notify();
+    }
+
+    /// Fails a member by order of a person: at once.
+    ///
+    /// # Errors
+    /// `Halted` if too few would be left, or if others fail meanwhile and do not come back.
+    pub async fn fail_now(&self, member: MemberIndex) -> Result<(), Halted> {
+        self.thawed().await?;
+        {
+            let mut members = self.0.members.borrow_mut();
+            let m = &mut members[member.at()];
+            if m.state == MemberState::Active {
+                (m.state, m.being_failed, m.trouble) = (MemberState::Failed, true, None);
+            }
+            if self.is_halted() {
+                return Err(Halted);
+            }
+        }
+        if self.too_many_are_out() {
+            let mut members = self.0.members.borrow_mut();
+            let m = &mut members[member.at()];
+            (m.state, m.being_failed) = (MemberState::Active, false);
+            return Err(Halted);
+        }
+        self.0.members.borrow_mut()[member.at()].unflushed.clear();
+        if broken(Sabotage::FailureNotRecorded) {
+            self.0.members.borrow_mut()[member.at()].being_failed = false;
+            return Ok(());
+        }
+        self.record_failures().await
+    }
+
+    /// Waits until it is decided what becomes of this member, and of all while the array is frozen:
+    /// true if it is active, false if it is out, durably so.
+    pub(crate) async fn decided(&self, member: MemberIndex) -> Result<bool, Halted> {
+        loop {
+            self.thawed().await?;
+            {
+                let m = &self.0.members.borrow()[member.at()];
+                if !m.being_failed {
+                    return Ok(m.state == MemberState::Active);
+                }
+            }
+            self.0.changed.wait().await;
+        }
+    }
+
+    /// Waits until the array is not frozen.
+    pub(crate) async fn thawed(&self) -> Result<(), Halted> {
+        loop {
+            if self.is_halted() {
+                return Err(Halted);
+            }
+            if !self.0.frozen.get() {
+                return Ok(());
+            }
+            self.0.changed.wait().await;
+        }
+    }
+
+    /// Enough members did not give what was to be read, for the `nth` time. Whether it may be tried
+    /// again: because they were away, or once more in any case, since they may be back by now.
+    /// Members of which nothing at all can be read are away if they are too many.
+    pub(crate) async fn may_be_read_again(&self, nth: usize) -> bool {
+        if self.is_halted() || self.is_read_only() {
+            return false;
+        }
+        if !self.0.frozen.get() {
+            let asked = self.active().into_iter().map(|m| async move {
+                let copies = self.copies_on(m, self.disk(m)).await;
+                (m, copies.iter().all(Option::is_none))
+            });
+            let asked = join_all(asked.collect()).await.into_iter();
+            let silent: Vec<MemberIndex> = asked.filter(|a| a.1).map(|a| a.0).collect();
+            if self.would_be_too_many(&silent) {
+                silent.into_iter().for_each(|m| self.suspect(m));
+            }
+        }
+        let waited = self.0.frozen.get();
+        self.thawed().await.is_ok() && (waited || nth == 0)
+    }
+
+    // ---- the freeze ----
+
+    async fn run_freeze(&self) {
+        let began = self.0.world.now();
+        self.0.world.sleep(GRACE).await;
+        self.ask_the_others().await;
+        let bound = GRACE + self.0.watch.bound();
+        let (mut reset, mut enough_since) = (false, None);
+        while !self.is_halted() {
+            let waited = self.0.world.now() - began;
+            let mut back = Vec::new();
+            if reset {
+                back = self.reopen_all().await;
+            }
+            self.quiet().await;
+            self.write_all_again(back).await;
+            if self.too_many_are_out() {
+                // An array that is being made has nothing to come back to.
+                if waited >= bound || self.superblock().epoch == 0 {
+                    return self.give_up();
+                }
+                enough_since = None;
+                if !std::mem::replace(&mut reset, true) {
+                    self.tell_of_reset();
+                    continue;
+                }
+            } else {
+                // The rest may follow those that are back.
+                let since = *enough_since.get_or_insert(waited);
+                let all = self.those(|m| m.away).is_empty();
+                if !reset || all || waited >= bound || waited - since >= bound / 4 {
+                    return self.thaw(reset.then_some(waited)).await;
+                }
+            }
+            self.0.world.sleep(PAUSE).await;
+        }
+    }
+
+    /// Whether the other members still answer: some of them may not have been asked for anything
+    /// during the grace. One that does not is away, too.
+    async fn ask_the_others(&self) {
+        let ask = |member: MemberIndex| {
+            let (this, disk) = (self.clone(), self.disk(member));
+            async move {
+                let Some(disk) = disk else {
+                    return (member, Some(Ok(())));
+                };
+                let asked = async move {
+                    // A sector that cannot be read is an answer, too: the disk is there.
+                    match disk.read(SUPERBLOCK_A, Buf::new(BLOCK)).await.0 {
+                        Err(DiskError::Gone) => Err(DiskError::Gone),
+                        _ => disk.flush().await,
+                    }
+                };
+                let done = this.0.watch.wait(&this.0.world, member, Kind::Write, asked).await;
+                (member, done)
+            }
+        };
+        for (member, done) in join_all(self.active().into_iter().map(ask).collect()).await {
+            if done != Some(Ok(())) {
+                self.trouble(member, Doing::Ask, SUPERBLOCK_A, done.and_then(Result::err));
+                self.suspect(member);
+            }
+        }
+    }
+
+    /// Waits until no write is under way on the members that are not away. One that takes too long
+    /// makes its member one of those.
+    async fn quiet(&self) {
+        loop {
+            let ended = self.0.watch.ended().wait();
+            if self.active().into_iter().all(|m| !self.0.watch.is_writing(m)) {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Opens all that are away again, as far as that can be done soon and they are to be believed.
+    async fn reopen_all(&self) -> Vec<(MemberIndex, W::Disk)> {
+        let soon = PAUSE.max(self.0.watch.bound() / 8);
+        let away = self.those(|m| m.away).into_iter();
+        let away = away.map(|m| within(self.0.world.sleep(soon), self.reopen(m)));
+        join_all(away.collect()).await.into_iter().flatten().flatten().collect()
+    }
+
+    async fn reopen(&self, member: MemberIndex) -> Option<(MemberIndex, W::Disk)> {
+        // I7: a late write would land over what is newer.
+        if self.0.watch.is_writing(member) {
+            return None;
+        }
+        let old = self.0.members.borrow()[member.at()].disk.clone()?;
+        let opened = self.0.world.reopen(&old);
+        let disk = self.0.watch.wait(&self.0.world, member, Kind::Read, opened).await??;
+        let s = self.superblock();
+        if disk.facts().bytes < s.geometry.bytes_of(member) {
+            return None;
+        }
+        // One copy may have been torn; but one that is not there at all is another disk's.
+        let copies = self.copies_on(member, Some(disk.clone())).await;
+        let own = |c: &Superblock| {
+            c.array == s.array && c.index == member.0 && c.uuid() == s.members[member.at()].uuid
+        };
+        let whole: Vec<&Superblock> = copies.iter().flatten().flatten().collect();
+        let absent = copies.contains(&Some(Err(BadSuperblock::Absent)));
+        let believed = !absent
+            && whole.len() >= 2
+            && whole.iter().all(|c| own(c))
+            && whole.iter().any(|c| (c.epoch, c.epoch_id) == (s.epoch, s.epoch_id));
+        believed.then_some((member, disk))
+    }
+
+    /// The three copies of the superblock as they are on a disk; None for one that is unreadable.
+    async fn copies_on(
+        &self,
+        member: MemberIndex,
+        disk: Option<W::Disk>,
+    ) -> Vec<Option<Result<Superblock, BadSuperblock>>> {
+        let mut copies = Vec::new();
+        let geometry = self.superblock().geometry;
+        for place in [Place::A, Place::B, Place::C] {
+            let Some(disk) = disk.clone() else { break };
+            let at = place.byte(&geometry, member);
+            let read = async move { disk.read(at, Buf::new(SUPERBLOCK_BYTES as usize)).await };
+            let read = self.0.watch.wait(&self.0.world, member, Kind::Read, read).await;
+            let whole = read.filter(|(done, _)| done.is_ok());
+            copies.push(whole.map(|(_, bytes)| Superblock::decode(&bytes, at)));
+        }
+        copies
+    }
+
+    /// Writes again what every active member, and those that are back, may have lost; those are
+    /// active again, and one that fails is away.
+    async fn write_all_again(&self, back: Vec<(MemberIndex, W::Disk)>) {
+        let active = self.active().into_iter().filter_map(|m| Some((m, self.disk(m)?)));
+        let all = active.chain(back).map(|(member, disk)| async move {
+            (member, self.write_again(member, disk.clone()).await.then_some(disk))
+        });
+        for (member, disk) in join_all(all.collect()).await {
+            let Some(disk) = disk else {
+                self.suspect(member);
+                continue;
+            };
+            let mut members = self.0.members.borrow_mut();
+            let m = &mut members[member.at()];
+            (m.disk, m.away, m.flushed) = (Some(disk), false, m.written);
+            m.unflushed.clear();
+            m.rewritten += 1;
+        }
+        self.0.changed.notify();
+    }
+
+    /// Writes again, in the order of their submission, what no good flush has covered; flushes.
+    async fn write_again(&self, member: MemberIndex, disk: W::Disk) -> bool {
+        let groups = self.0.members.borrow()[member.at()].unflushed.groups(AGAIN_AT_ONCE);
+        let groups = if broken(Sabotage::NotWrittenAgain) { Vec::new() } else { groups };
+        for group in groups {
+            let writes = group.into_iter().map(|(at, segs)| {
+                let write = disk.write(at, segs);
+                self.0.watch.wait(&self.0.world, member, Kind::Write, write)
+            });
+            for done in join_all(writes.collect()).await {
+                if done != Some(Ok(())) {
+                    self.trouble(member, Doing::Write, 0, done.and_then(Result::err));
+                    return false;
+                }
+            }
+        }
+        let done = self.0.watch.wait(&self.0.world, member, Kind::Write, disk.flush()).await;
+        if done != Some(Ok(())) {
+            self.trouble(member, Doing::Flush, 0, done.and_then(Result::err));
+        }
+        done == Some(Ok(()))
+    }
+
+    /// Operations begin again. Members still away are failed, and that is recorded.
+    async fn thaw(&self, after_reset: Option<Duration>) {
+        assert!(!self.too_many_are_out(), "I7: a failure too many is never recorded");
+        let away = self.those(|m| m.away);
+        if let Some(waited) = after_reset {
+            self.0.news.tell(news::thawed(waited, away.len()));
+        }
+        for member in &away {
+            let mut members = self.0.members.borrow_mut();
+            let m = &mut members[member.at()];
+            (m.state, m.away) = (MemberState::Failed, false);
+            m.being_failed = !broken(Sabotage::FailureNotRecorded);
+            m.unflushed.clear();
+        }
+        self.0.frozen.set(false);
+        self.0.changed.notify();
+        // If that cannot be done, the array has halted.
+        let _ = self.record_failures().await;
+    }
+
+    fn tell_of_reset(&self) {
+        let members = self.0.members.borrow();
+        let away = members.iter().filter(|m| m.away);
+        let away: Vec<_> = away.map(|m| (m.path(), m.trouble)).collect();
+        self.0.news.tell(news::frozen(&away, members.len(), self.0.watch.bound()));
+    }
+
+    /// Too many stay away: stops taking writes for good.
+    fn give_up(&self) {
+        {
+            let members = self.0.members.borrow();
+            let out = members.iter().filter(|m| !m.away && m.state != MemberState::Active).count();
+            if let Some(m) = members.iter().find(|m| m.away) {
+                self.0.news.tell(news::halted(&m.path(), m.trouble, out, members.len()));
+            }
+        }
+        self.halt();
+    }
+}
