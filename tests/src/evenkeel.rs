@@ -17,7 +17,18 @@ use crate::workload::WORKLOADS;
 /// Stripes of the devices under test: small, so that a start takes a millisecond.
 const STRIPES: u64 = 8;
 
-fn shape(name: &'static str, level: &'static str, data: usize, parity: usize, chunk: u64) -> Setup {
+/// A small device of this shape, with checksums.
+///
+/// # Panics
+/// If there is no such level.
+#[must_use]
+pub fn shape(
+    name: &'static str,
+    level: &'static str,
+    data: usize,
+    parity: usize,
+    chunk: u64,
+) -> Setup {
     shape_with(name, level, data, parity, chunk, true)
 }
 
@@ -46,7 +57,11 @@ fn shape_with(
 }
 
 /// The same with the log on journal devices, the smallest that do.
-fn on_journals(name: &'static str, setup: Setup, journals: usize) -> Setup {
+///
+/// # Panics
+/// If none does.
+#[must_use]
+pub fn on_journals(name: &'static str, setup: Setup, journals: usize) -> Setup {
     let level: Level = setup.level.parse().expect("a level");
     let (k, m, c) = (setup.data, setup.parity, setup.chunk);
     let plan = Geometry::plan(level, k, m, c, setup.member, Some(0), Some(4096), setup.checksums)

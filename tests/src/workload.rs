@@ -1,7 +1,9 @@
 //! Workloads: scripts of requests made from a name, a geometry and a seed.
 
+use std::time::Duration;
+
 use crate::rng::{Rng, hash, hash_text};
-use crate::sim::Fault;
+use crate::sim::{Fault, Reset};
 use crate::subject::Setup;
 
 /// One thing that a client does; it waits for its end before the next.
@@ -23,6 +25,8 @@ pub enum Op {
     Sleep(u64),
     /// Break a disk from now on.
     Break(usize, Fault),
+    /// Reset disks; who does so does not wait until they are back.
+    Reset(Reset),
     /// Let the next read of a disk fail.
     BadRead(usize),
     /// Fail a member by order.
@@ -50,7 +54,7 @@ pub struct Script {
 }
 
 /// Names of all workloads.
-pub const WORKLOADS: [&str; 17] = [
+pub const WORKLOADS: [&str; 19] = [
     "partial",
     "whole",
     "overlap",
@@ -68,6 +72,8 @@ pub const WORKLOADS: [&str; 17] = [
     "wrap",
     "transaction",
     "transaction-fail",
+    "reset",
+    "reset-destage",
 ];
 
 struct Maker<'a> {
@@ -142,6 +148,21 @@ impl Maker<'_> {
         // A journal device, too, where the log survives it.
         let journals = if self.setup.journals_out() > 0 { self.setup.journals } else { 0 };
         self.rng.index(self.setup.members() + journals)
+    }
+
+    /// More disks than may be out, all of them or some, for longer than the grace: so it shows that
+    /// they failed together, and none of them is failed.
+    fn reset(&mut self) -> Op {
+        let (n, m) = (self.setup.members(), self.setup.parity);
+        let all = n + self.setup.journals;
+        let mut disks: Vec<usize> = (0..all).collect();
+        if self.rng.one_in(2) {
+            disks.truncate(n);
+            self.rng.shuffle(&mut disks);
+            disks.truncate(m + 1 + self.rng.index(n - m));
+        }
+        let back = Some(Duration::from_millis(400 + self.rng.below(4000)));
+        Op::Reset(Reset { disks, fault: self.fault(), back, reopen: self.rng.one_in(2) })
     }
 
     fn fault(&mut self) -> Fault {
@@ -338,6 +359,26 @@ fn make(name: &str, m: &mut Maker<'_>) -> Script {
             a.insert(m.rng.index(2), broken);
             let b = vec![m.partial(0, 3), m.whole(1), m.together(&[0, 2]), m.read(4)];
             vec![clients([a, b])]
+        }
+        "reset" => {
+            prepare = m.filled(3);
+            let mut a = m.partials(2, 0, 3);
+            a.extend([m.reset(), m.partial(0, 4), Op::Flush, m.partial(0, 4)]);
+            let b = vec![m.whole(1), m.partial(0, 2), m.odd(3), m.whole(3), m.read(4)];
+            let mut again = vec![m.partial(0, 3), m.whole(0)];
+            if m.rng.one_in(2) {
+                again.push(m.reset());
+            }
+            again.extend([m.read(4), m.partial(0, 3), Op::Flush]);
+            vec![clients([a, b]), clients([again])]
+        }
+        "reset-destage" => {
+            prepare = m.filled(4);
+            let mut a = m.partials(4, 0, 4);
+            a.extend([Op::Destage, m.partial(0, 4), Op::Flush]);
+            let (wait, reset) = (Op::Sleep(m.rng.below(4)), m.reset());
+            let b = vec![m.partial(0, 4), wait, reset, m.partial(0, 4), Op::Flush, m.read(4)];
+            vec![clients([a, b]), clients([vec![m.partial(0, 4), Op::Destage]])]
         }
         other => panic!("there is no workload `{other}`"),
     };

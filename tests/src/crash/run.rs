@@ -24,6 +24,9 @@ pub struct Notes {
     pub errors: RefCell<Vec<String>>,
     /// Disks broken or failed by order, with the event after which it happened.
     pub failed: RefCell<Vec<(u64, usize)>>,
+    /// Resets: the events after which it happened, and after which a FLUSH of the same client had
+    /// ended.
+    pub resets: RefCell<Vec<(u64, u64)>>,
 }
 
 impl Notes {
@@ -40,9 +43,19 @@ pub struct Recording {
     pub oracle: Oracle,
     /// Disks broken or failed by order.
     pub failed: Vec<(u64, usize)>,
+    /// Between these events disks may lack what was written to them, since they were reset.
+    pub resets: Vec<(u64, u64)>,
 }
 
 impl Recording {
+    /// Whether disks may lack at this event what was written to them and not flushed, although power
+    /// was never lost. The death of the process is then as bad as a loss of power: whole stripes
+    /// lie nowhere else.
+    #[must_use]
+    pub fn is_after_reset(&self, event: u64) -> bool {
+        self.resets.iter().any(|(from, to)| (*from..=*to).contains(&event))
+    }
+
     /// Disks that had failed before an event.
     #[must_use]
     pub fn failed_before(&self, event: u64) -> Vec<usize> {
@@ -77,6 +90,7 @@ pub async fn client<S: Subject>(
     oracle: Oracle,
     notes: Rc<Notes>,
 ) {
+    let mut reset: Option<usize> = None;
     for op in ops {
         let done = match op {
             Op::Transaction(ref ranges) => {
@@ -108,6 +122,9 @@ pub async fn client<S: Subject>(
                 let id = oracle.flush();
                 let done = device.flush().await;
                 oracle.answered(id, done.is_ok());
+                if let Some(i) = reset.take() {
+                    notes.resets.borrow_mut()[i].1 = world.events();
+                }
                 done
             }
             Op::Destage => device.destage().await,
@@ -118,6 +135,13 @@ pub async fn client<S: Subject>(
             Op::Break(disk, fault) => {
                 world.set_fault(disk, Some(fault));
                 notes.failed.borrow_mut().push((world.events(), disk));
+                Ok(())
+            }
+            Op::Reset(ref which) => {
+                world.reset(which);
+                let mut resets = notes.resets.borrow_mut();
+                reset = Some(resets.len());
+                resets.push((world.events(), u64::MAX));
                 Ok(())
             }
             Op::BadRead(disk) => {
@@ -274,7 +298,8 @@ pub fn record<S: Subject>(scenario: &Scenario) -> Result<Recording, String> {
         return Err(e.clone());
     }
     let failed = notes.failed.borrow().clone();
-    Ok(Recording { shots: sim.recorded(), oracle, failed })
+    let resets = notes.resets.borrow().clone();
+    Ok(Recording { shots: sim.recorded(), oracle, failed, resets })
 }
 
 /// Runs a scenario up to a crash at one event, and gives what is there then: what [`record`]

@@ -129,6 +129,9 @@ fn crashes(
     if full || rng.one_in(4) {
         modes.push(Mode::PowerAll);
     }
+    if recording.is_after_reset(event) {
+        modes.retain(|m| !m.is_process());
+    }
     let mut crashes = Vec::new();
     for mode in modes {
         if full {

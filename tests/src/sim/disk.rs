@@ -16,6 +16,9 @@
 //! | disk gone, `Fault::Gone`       | from then on every operation fails with `Gone`; writes in flight fail and are absent, whole or torn | I3, I7: device goes on |
 //! | disk failing, `Fault::Io`      | the same with `Io(5)`                                          | I7 |
 //! | disk hung, `Fault::Hang`       | operations never complete                                      | bounded waits (I4) |
+//! | reset, [`super::Reset`]        | operations in flight fail, writes among them are absent, whole or torn; of what was not flushed a part is lost; all fails until the disk is back, perhaps only for who opens it again | I7: wait, write again, go on |
+//! | other content after it         | the disk comes back as another image: older, a stranger's, shorter | not taken back (I7) |
+//! | hung operations end late       | what hung is done after all, whenever a test says so           | nothing newer is written before |
 //! | bad sectors                    | a page cannot be read, `Io(5)`, until it is written            | read from the others; EIO where they cannot give it, nothing else |
 //! | one bad read                   | the next read of the disk fails with `Io(5)`                   | served from the others |
 //! | member lost at the crash       | it is not among the disks of the next start                    | P1, P4, up to m of them |
@@ -261,6 +264,12 @@ pub(super) struct DiskState {
     inflight: Vec<(u64, Rc<Change>)>,
     next: u64,
     fault: Option<Fault>,
+    /// Counts resets: what was issued before one fails.
+    resets: u64,
+    /// What it fails with.
+    cut_off: DiskError,
+    /// Handles of before have to be opened again.
+    opened: u64,
     bad_reads: u32,
     /// Pages that cannot be read until they are written.
     bad_pages: BTreeSet<usize>,
@@ -281,6 +290,9 @@ impl DiskState {
             inflight: Vec::new(),
             next: from.volatile.len() as u64,
             fault: None,
+            resets: 0,
+            cut_off: DiskError::Gone,
+            opened: 0,
             bad_reads: 0,
             bad_pages: BTreeSet::new(),
             counters: Counters::default(),
@@ -365,6 +377,39 @@ impl DiskState {
         self.id
     }
 
+    /// All in flight fails, and a part of what was not flushed is lost.
+    pub(super) fn reset(&mut self, fault: Fault, reopen: bool, rng: &mut Rng) {
+        self.copy = None;
+        self.resets += 1;
+        self.opened += u64::from(reopen);
+        self.cut_off = if fault == Fault::Io { DiskError::Io(5) } else { DiskError::Gone };
+        self.fault = Some(fault);
+        for (_, change) in std::mem::take(&mut self.inflight) {
+            change.apply_by_chance(&mut self.view, rng);
+            self.volatile.push((0, Rc::new(change.difference(&self.view))));
+        }
+        let style = rng.below(4);
+        for (_, change) in std::mem::take(&mut self.volatile) {
+            match style {
+                0 => {}
+                1 => change.apply(&mut self.medium),
+                _ => change.apply_by_chance(&mut self.medium, rng),
+            }
+        }
+        self.view = self.medium.clone();
+    }
+
+    /// Another disk is there from now on, under the same path.
+    pub(super) fn replace(&mut self, by: &DiskImage) {
+        self.copy = None;
+        self.resets += 1;
+        self.inflight.clear();
+        self.volatile.clear();
+        self.medium = by.view();
+        self.view = self.medium.clone();
+        self.bytes = (self.medium.pages() * PAGE) as u64;
+    }
+
     pub(super) fn set_fault(&mut self, fault: Option<Fault>) {
         self.fault = fault;
     }
@@ -397,6 +442,7 @@ enum Kind {
 /// An operation that was issued: it owns its buffers whether anybody still waits or not.
 pub(super) struct Op {
     disk: usize,
+    resets: u64,
     kind: Kind,
     slot: Rc<Slot>,
 }
@@ -426,6 +472,10 @@ impl Future for Wait {
 }
 
 impl Op {
+    pub(super) fn disk(&self) -> usize {
+        self.disk
+    }
+
     /// The disk does it, and the waiter is told.
     pub(super) fn complete(self, sim: &Sim) {
         let mut rng = sim.rng();
@@ -436,6 +486,8 @@ impl Op {
                 Some(Fault::Gone) => Err(DiskError::Gone),
                 Some(Fault::Hang) | None => Ok(()),
             };
+            let cut_off = self.resets != disk.resets;
+            let fault = if cut_off { Err(disk.cut_off) } else { fault };
             match self.kind {
                 Kind::Read { at, mut buf } => {
                     let mut result = fault;
@@ -466,7 +518,7 @@ impl Op {
                         let pages = change.first..change.first + change.pages.len();
                         disk.bad_pages.retain(|p| !pages.contains(p));
                         disk.land(n, change);
-                    } else {
+                    } else if !cut_off {
                         disk.land_failed(n, &change, &mut rng);
                     }
                     (fault, None)
@@ -474,7 +526,7 @@ impl Op {
                 Kind::Discard { n, change } => {
                     if fault.is_ok() {
                         disk.land(n, change);
-                    } else {
+                    } else if !cut_off {
                         disk.land_failed(n, &change, &mut rng);
                     }
                     (fault, None)
@@ -519,11 +571,23 @@ fn same(segs: &[Slice], pages: &[Option<Page>]) -> bool {
 pub struct SimDisk {
     sim: Rc<Sim>,
     index: usize,
+    opened: u64,
 }
 
 impl SimDisk {
     pub(super) fn new(sim: Rc<Sim>, index: usize) -> SimDisk {
-        SimDisk { sim, index }
+        let opened = sim.disk(index).opened;
+        SimDisk { sim, index, opened }
+    }
+
+    /// What opening its path again gives; None if there is nothing.
+    pub(super) fn again(&self) -> Option<SimDisk> {
+        let gone = self.sim.disk(self.index).fault == Some(Fault::Gone);
+        (!gone).then(|| SimDisk::new(Rc::clone(&self.sim), self.index))
+    }
+
+    pub(super) fn hangs(&self) -> bool {
+        self.sim.disk(self.index).fault == Some(Fault::Hang)
     }
 
     /// Its place in the order in which the array was created.
@@ -551,8 +615,21 @@ impl SimDisk {
     fn issue(&self, kind: impl FnOnce(&mut DiskState, &mut Rng) -> Kind) -> Wait {
         let slot = Rc::new(Slot::default());
         if self.sim.event() {
-            let kind = kind(&mut self.sim.disk(self.index), &mut self.sim.rng());
-            self.sim.issue(Op { disk: self.index, kind, slot: Rc::clone(&slot) }, self.index);
+            let (kind, resets) = {
+                let mut disk = self.sim.disk(self.index);
+                let kind = kind(&mut disk, &mut self.sim.rng());
+                if self.opened == disk.opened {
+                    (kind, disk.resets)
+                } else {
+                    // Nothing is behind this handle any more.
+                    if let Kind::Write { n, .. } | Kind::Discard { n, .. } = &kind {
+                        disk.inflight.retain(|(m, _)| m != n);
+                    }
+                    (kind, u64::MAX)
+                }
+            };
+            let op = Op { disk: self.index, resets, kind, slot: Rc::clone(&slot) };
+            self.sim.issue(op, self.index);
         }
         Wait(slot)
     }

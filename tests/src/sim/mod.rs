@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::str::FromStr;
+use std::time::Duration;
 
 pub use disk::{Counters, DiskImage, Fault, SimDisk, path_of};
 pub use image::{Image, PAGE};
@@ -76,6 +77,19 @@ impl FromStr for Mode {
             )),
         }
     }
+}
+
+/// Disks that are reset together: a controller, a cable, the power of a shelf.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reset {
+    /// Which.
+    pub disks: Vec<usize>,
+    /// What operations fail with until they are back.
+    pub fault: Fault,
+    /// When they are back; None: not by themselves.
+    pub back: Option<Duration>,
+    /// They have to be opened again.
+    pub reopen: bool,
 }
 
 /// Why a run ended before its main task.

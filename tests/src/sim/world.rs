@@ -23,10 +23,10 @@ use std::time::Duration;
 
 use evenkeel_journal::{RunIdentity, World};
 
-use super::disk::{Counters, DiskState, Fault, Op, SimDisk};
+use super::disk::{Counters, DiskImage, DiskState, Fault, Op, SimDisk};
 use super::image::Image;
 use super::ring::{RingState, SimRing, Store};
-use super::{Snapshot, Stop, Survivors};
+use super::{Reset, Snapshot, Stop, Survivors};
 use crate::rng::{Rng, hash, mix};
 
 struct TaskWaker {
@@ -147,6 +147,10 @@ impl Sim {
         self.due_number.set(number + 1);
         self.due.borrow_mut().insert((when, number), what);
         (when, number)
+    }
+
+    fn id_of(&self, op: &Op) -> usize {
+        self.disk(op.disk()).image_id()
     }
 
     /// Puts an operation on its way.
@@ -415,6 +419,55 @@ impl SimWorld {
         }
     }
 
+    /// These disks are reset; they are back after a while, or never. A part of them may be back
+    /// sooner or not at all: by seed.
+    pub fn reset(&self, reset: &Reset) {
+        for id in &reset.disks {
+            for d in self.0.disks.iter().filter(|d| d.borrow().image_id() == *id) {
+                d.borrow_mut().reset(reset.fault, reset.reopen, &mut self.0.rng());
+            }
+            if let Some(after) = reset.back {
+                let (world, id) = (self.clone(), *id);
+                self.0.spawn(
+                    "a disk comes back",
+                    Box::pin(async move {
+                        world.sleep(after).await;
+                        world.set_fault(id, None);
+                    }),
+                );
+            }
+        }
+    }
+
+    /// From now on another disk is under the path of this one.
+    pub fn replace_disk(&self, disk: usize, by: &DiskImage) {
+        for d in self.0.disks.iter().filter(|d| d.borrow().image_id() == disk) {
+            d.borrow_mut().replace(by);
+        }
+    }
+
+    /// What is on a disk now.
+    ///
+    /// # Panics
+    /// If there is no such disk.
+    #[must_use]
+    pub fn image_of(&self, disk: usize) -> DiskImage {
+        let all = &self.0.disks;
+        let d = all.iter().find(|d| d.borrow().image_id() == disk).expect("there is such a disk");
+        let image = d.borrow_mut().image();
+        (*image).clone()
+    }
+
+    /// What hangs on a disk is done after all, now.
+    pub fn end_hung(&self, disk: usize) {
+        let (these, rest): (Vec<Op>, Vec<Op>) =
+            self.0.hung.take().into_iter().partition(|op| self.0.id_of(op) == disk);
+        *self.0.hung.borrow_mut() = rest;
+        for op in these {
+            self.0.at(self.0.now.get() + 1000, Due::Op(op));
+        }
+    }
+
     /// The next read of a disk fails, once.
     pub fn add_bad_read(&self, disk: usize) {
         for d in self.0.disks.iter().filter(|d| d.borrow().image_id() == disk) {
@@ -498,6 +551,17 @@ impl World for SimWorld {
         let boot = u128::from(mix(self.0.boot + 77)) << 64 | u128::from(self.0.boot);
         let run_dir = 0x5eed_0000_0000_0000_0000_0000_0000_0001;
         RunIdentity { boot, run_dir, host: self.0.host }
+    }
+
+    fn reopen(&self, disk: &SimDisk) -> impl Future<Output = Option<SimDisk>> + 'static {
+        let (world, disk) = (self.clone(), disk.clone());
+        async move {
+            world.sleep(Duration::from_micros(100 + world.below(900))).await;
+            if disk.hangs() {
+                std::future::pending::<()>().await;
+            }
+            disk.again()
+        }
     }
 
     fn open_ring(&self, id: u128) -> io::Result<Option<SimRing>> {
