@@ -10,6 +10,7 @@ use evenkeel_journal::{BLOCK, Buf, Lsn, MemberIndex, Segs, Slice, Stripe, World}
 
 use super::Array;
 use super::cache::DirtyBlock;
+use crate::checksums::{Verdict, verdict};
 use crate::error::{ArrayError, ErrorKind};
 use crate::geometry::Geometry;
 use crate::members::Members;
@@ -268,7 +269,12 @@ pub(super) async fn check_places<W: World>(
             .enumerate()
             .map(|(c, bytes)| {
                 let own = &crcs[c * rows..(c + 1) * rows];
-                bytes.filter(|b| b.chunks(BLOCK).map(crc32c::crc32c).eq(own.iter().copied()))
+                // A block that is lost is zero, and its checksum says so.
+                let right = |b: &Buf| {
+                    let mut all = b.chunks(BLOCK).zip(own);
+                    all.all(|(block, sum)| verdict(block, *sum) != Verdict::Bad)
+                };
+                bytes.filter(right)
             })
             .collect();
         let wrong: Vec<usize> = (0..g.members())
