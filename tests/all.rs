@@ -8,5 +8,6 @@ mod log_damage;
 mod many_members;
 mod refusals;
 mod regressions;
+mod resets;
 mod tests_notice;
 mod transactions;

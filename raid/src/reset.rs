@@ -181,7 +181,7 @@ impl<W: World> Members<W> {
             self.write_all_again(back).await;
             if self.too_many_are_out() {
                 // An array that is being made has nothing to come back to.
-                if waited >= bound || self.superblock().epoch == 0 {
+                if (reset && waited >= bound) || self.superblock().epoch == 0 {
                     return self.give_up();
                 }
                 enough_since = None;

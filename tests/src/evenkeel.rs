@@ -91,7 +91,8 @@ pub fn setups() -> Vec<Setup> {
 }
 
 /// Whether a scenario is part of the short crash run. The first three geometries have all workloads
-/// there; the others, which differ from them in arithmetic and in numbers alone, have a few. Of
+/// there, but for resets, which have a test of their own (`tests/resets.rs`); the others, which differ
+/// from them in arithmetic and in numbers alone, have a few. Of
 /// those with journal devices each has its turn with two of the runs.
 #[must_use]
 pub fn in_short_run(setup: &Setup, workload: &str, durable: bool) -> bool {
@@ -100,6 +101,11 @@ pub fn in_short_run(setup: &Setup, workload: &str, durable: bool) -> bool {
         let own = all.iter().position(|s| s.name == setup.name).unwrap_or(0);
         let nth = WORKLOADS.iter().position(|w| *w == workload).unwrap_or(0);
         return (2 * nth + usize::from(durable)) % (3 * all.len()) == own;
+    }
+    match workload {
+        "reset" => return setup.name == "raid5-2+1" && !durable,
+        "reset-destage" => return setup.name == "raid6-4+2" && durable,
+        _ => {}
     }
     match setup.level {
         "raid1" => matches!((workload, durable), ("overlap" | "fail-destage", true)),

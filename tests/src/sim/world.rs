@@ -84,6 +84,8 @@ pub(super) struct Sim {
     host: u128,
     cut: RefCell<Option<Store>>,
     record: RefCell<Option<Vec<Snapshot>>>,
+    /// A reset to come, and the event at which it does.
+    reset: RefCell<Option<(u64, Reset)>>,
     mark: Rc<Cell<usize>>,
 }
 
@@ -127,6 +129,12 @@ impl Sim {
             self.record.borrow_mut().as_mut().expect("it records").push(shot);
         }
         !last
+    }
+
+    fn reset_is_due(&self) -> Option<Reset> {
+        let mut reset = self.reset.borrow_mut();
+        let due = reset.as_ref().is_some_and(|(event, _)| *event <= self.events.get());
+        if due { reset.take().map(|(_, r)| r) } else { None }
     }
 
     fn snapshot(&self, event: u64, cut: Option<Store>) -> Snapshot {
@@ -306,6 +314,7 @@ impl Simulation {
                 host: from.host,
                 cut: RefCell::new(None),
                 record: RefCell::new(None),
+                reset: RefCell::new(None),
                 mark: Rc::new(Cell::new(0)),
             })),
         }
@@ -320,7 +329,7 @@ impl Simulation {
     /// The disks, in the order of the survivors.
     #[must_use]
     pub fn disks(&self) -> Vec<SimDisk> {
-        (0..self.sim().disks.len()).map(|i| SimDisk::new(Rc::clone(&self.world.0), i)).collect()
+        self.world.disks()
     }
 
     fn sim(&self) -> &Sim {
@@ -330,6 +339,11 @@ impl Simulation {
     /// The event at which the world ends.
     pub fn crash_at(&self, event: u64) {
         self.sim().crash_at.set(event);
+    }
+
+    /// Disks are reset as soon as this event has happened.
+    pub fn reset_at(&self, event: u64, reset: Reset) {
+        *self.sim().reset.borrow_mut() = Some((event, reset));
     }
 
     /// From now on, keeps what would survive a crash at each event.
@@ -398,6 +412,9 @@ impl Simulation {
             if sim.now.get() > deadline {
                 return Err(Stop::Late(sim.report()));
             }
+            if let Some(reset) = sim.reset_is_due() {
+                self.world.reset(&reset);
+            }
             if !sim.fire(false) && !sim.step() && !sim.fire(true) {
                 return Err(Stop::Deadlock(sim.report()));
             }
@@ -419,8 +436,13 @@ impl SimWorld {
         }
     }
 
-    /// These disks are reset; they are back after a while, or never. A part of them may be back
-    /// sooner or not at all: by seed.
+    /// The disks, opened now.
+    #[must_use]
+    pub fn disks(&self) -> Vec<SimDisk> {
+        (0..self.0.disks.len()).map(|i| SimDisk::new(Rc::clone(&self.0), i)).collect()
+    }
+
+    /// These disks are reset; they are back after a while, or not by themselves.
     pub fn reset(&self, reset: &Reset) {
         for id in &reset.disks {
             for d in self.0.disks.iter().filter(|d| d.borrow().image_id() == *id) {
