@@ -424,3 +424,79 @@ fn nothing_is_acknowledged_before_a_failure_is_recorded() {
         }
     }
 }
+
+/// Disks that do not answer when the array is started, at once or some way into it: each is waited
+/// for once, named and left out, and the start goes on if enough are there; else it is refused.
+#[test]
+fn a_start_waits_for_a_silent_disk_once() {
+    let bound = Duration::from_secs(5);
+    let mut left_out = 0;
+    for (level, k, m) in SHAPES {
+        for seed in 0..10u64 {
+            let case = format!("{level:?} {k}+{m} seed {seed}");
+            let sim = Simulation::new(seed, &Survivors::new(k + m, 8 * MIB));
+            let (world, disks) = (sim.world(), sim.disks());
+            let ran = sim.run(LIMIT, async move {
+                create(&world, &disks, &made(level, k, m)).await.expect("made");
+                let array = start(&world, &disks, Ack::Durable).await;
+                array.write(0, filled(1, k as u64 * CHUNK), false).await.expect("written");
+                array.write(0, filled(2, BLOCK), false).await.expect("written");
+                if seed % 3 == 0 {
+                    array.stop().await.expect("stopped");
+                }
+            });
+            ran.expect("it ends");
+            let sim = Simulation::new(seed + 100, &sim.snapshot().survive(Mode::PowerAll));
+            let (world, disks) = (sim.world(), sim.disks());
+            let too_many = seed == 9;
+            let hung = if too_many { m + 1 } else { m };
+            let ran = sim.run(LIMIT, async move {
+                let side = world.clone();
+                let break_them = move || {
+                    (0..hung).for_each(|d| side.set_fault(d, Some(Fault::Hang)));
+                };
+                if seed < 4 || too_many {
+                    break_them();
+                } else {
+                    let clock = world.clone();
+                    world.spawn("they hang", async move {
+                        clock.sleep(Duration::from_micros(700 * (seed - 3))).await;
+                        break_them();
+                    });
+                }
+                let began = world.now();
+                let how = StartOptions {
+                    io_timeout: Some(bound),
+                    accept_missing: true,
+                    ..options(Ack::Durable)
+                };
+                let started = Array::start(&world, &disks, &how, &|_| ()).await;
+                let took = world.now() - began;
+                if too_many {
+                    let e = started.err().expect("too few answer");
+                    let kinds = [ErrorKind::TooFew, ErrorKind::Disagree];
+                    assert!(kinds.contains(&e.kind), "{e}");
+                    assert!(e.message.contains("/sim/disk0"), "{e}");
+                    assert!(took < bound * 2, "{took:?}");
+                    return false;
+                }
+                let array = started.expect("it starts");
+                // Once for superblocks and log; then once for an operation of a member, and once
+                // for the question whether others still answer, a tick longer each.
+                assert!(took < bound * 4, "{took:?}");
+                let notices = array.notices().join(" ");
+                let told =
+                    notices.contains("/sim/disk0 is no member of an array: it did not answer");
+                let all = read(&array, 0, k as u64 * CHUNK).await.expect("read");
+                assert!(all[..BLOCK as usize].iter().all(|b| *b == 2));
+                assert!(all[BLOCK as usize..].iter().all(|b| *b == 1));
+                array.write(BLOCK, filled(3, BLOCK), true).await.expect("written");
+                assert_ne!(array.status().members[0].state, MemberState::Active);
+                array.stop().await.expect("stopped");
+                told
+            });
+            left_out += u32::from(ran.unwrap_or_else(|e| panic!("{case}: {e}")));
+        }
+    }
+    assert!(left_out >= 16, "{left_out} starts left silent disks out");
+}

@@ -96,7 +96,7 @@ fn everything(setup: &Setup, seed: u64, durable: bool, reset: Option<(u64, Reset
     let mark = sim.mark();
     let (from, to) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let (began_at, stopped_at) = (Rc::clone(&from), Rc::clone(&to));
-    let twice = reset.as_ref().filter(|_| seed % 3 == 0).map(|r| r.1.clone());
+    let twice = reset.as_ref().filter(|_| seed.is_multiple_of(3)).map(|r| r.1.clone());
     if let Some((event, reset)) = reset {
         sim.reset_at(event, reset);
     }
@@ -470,9 +470,9 @@ fn reads_go_on_while_the_array_waits() {
             reset.disks.iter().for_each(|d| side.set_fault(*d, None));
             Ok(())
         };
-        let both: [Pin<Box<dyn Future<Output = Result<(), RequestError>>>>; 2] =
-            [Box::pin(waiting), Box::pin(looking)];
-        let ended = join_all(both.into()).await;
+        let both: Vec<Pin<Box<dyn Future<Output = _>>>> =
+            vec![Box::pin(waiting), Box::pin(looking)];
+        let ended = join_all(both).await;
         let status = array.status();
         (ended, status.state, status.can_lose)
     });

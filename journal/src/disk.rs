@@ -20,6 +20,8 @@ pub enum DiskError {
     Gone,
     /// A file's file system is full.
     Full,
+    /// There was no answer in time.
+    Silent,
     /// The disk cannot do this at all (a hole punched in a file that refuses it).
     Unsupported,
 }
@@ -30,6 +32,7 @@ impl std::fmt::Display for DiskError {
             DiskError::Io(errno) => std::io::Error::from_raw_os_error(*errno).fmt(f),
             DiskError::Gone => f.write_str("the disk is gone, or was cut short"),
             DiskError::Full => f.write_str("the file system under the file is full"),
+            DiskError::Silent => f.write_str("there was no answer in time"),
             DiskError::Unsupported => f.write_str("not supported by this disk"),
         }
     }

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -60,6 +60,19 @@ pub async fn after_the_ready() {
         Poll::Pending
     })
     .await;
+}
+
+/// What a future gives; None if `limit` ends before.
+pub async fn within<T>(
+    limit: impl Future<Output = ()>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let (mut limit, mut future) = (pin!(limit), pin!(future));
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
+    })
+    .await
 }
 
 /// Runs all futures together and gives their results in order.

@@ -57,9 +57,9 @@ pub trait World: Clone + 'static {
 
     /// The present boot and run directory.
     fn identity(&self) -> RunIdentity;
-    /// A member that failed, opened and locked again: what its path leads to now, with a size as it
-    /// was at least. None if there is nothing to be had. What is on it, the caller looks at. Where a
-    /// member has no path, it is the same handle again.
+    /// A member that failed, opened and locked again: what its path leads to now, perhaps the same as
+    /// before. None if there is nothing to be had, or less than there was. What is on it, the caller
+    /// looks at. Whoever drops this does not wait any longer; a later call may.
     fn reopen(&self, disk: &Self::Disk) -> impl Future<Output = Option<Self::Disk>> + 'static {
         std::future::ready(Some(disk.clone()))
     }

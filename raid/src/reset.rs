@@ -17,14 +17,11 @@
 //! What must hold: a member is taken back only if it is this array's, this one, in the epoch in
 //! force, as large as it was, and if none of its old writes is still under way.
 
-use std::future::Future;
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use evenkeel_journal::log::Halted;
 use evenkeel_journal::sabotage::{Sabotage, broken};
-use evenkeel_journal::sync::join_all;
+use evenkeel_journal::sync::{join_all, within};
 use evenkeel_journal::{BLOCK, Buf, Disk, DiskError, MemberIndex, World};
 
 use crate::advance::Place;
@@ -41,16 +38,6 @@ const GRACE: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Writes that are written again together, of one member.
 const AGAIN_AT_ONCE: usize = 64;
-
-/// What a future gives; None if `limit` ends before.
-async fn within<T>(limit: impl Future<Output = ()>, future: impl Future<Output = T>) -> Option<T> {
-    let (mut limit, mut future) = (pin!(limit), pin!(future));
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
-    })
-    .await
-}
 
 impl<W: World> Members<W> {
     /// A member failed: nothing is read from it any more. Waits for what becomes of it. True: it is

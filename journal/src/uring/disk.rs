@@ -28,6 +28,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use io_uring::{opcode, squeue, types};
 
@@ -131,7 +133,8 @@ enum Discard {
 
 struct Inner {
     file: RingFile,
-    path: String,
+    path: PathBuf,
+    access: Access,
     bytes: u64,
     is_file: bool,
     direct: bool,
@@ -141,6 +144,7 @@ struct Inner {
     id: (u64, u64),
     /// A server's file: whoever begins an operation on it may have to wait.
     served: bool,
+    opening: Arc<AtomicBool>,
     /// Of a loop device: its file, locked like one that is a member itself.
     _backing: Option<File>,
 }
@@ -149,12 +153,24 @@ struct Inner {
 #[derive(Clone)]
 pub struct UringDisk(Rc<Inner>);
 
-impl UringDisk {
-    /// Opens and locks without waiting.
-    ///
-    /// # Errors
-    /// What the kernel says; [`is_held`] tells the case of a disk in use.
-    pub fn open(driver: &Driver, path: &Path, access: Access) -> io::Result<UringDisk> {
+/// A member that was opened and locked, and is not yet known to a ring: another thread may do that,
+/// where to open may take for ever.
+pub(super) struct Opened {
+    file: File,
+    path: PathBuf,
+    access: Access,
+    bytes: u64,
+    is_file: bool,
+    direct: bool,
+    align: usize,
+    id: (u64, u64),
+    served: bool,
+    backing: Option<File>,
+}
+
+impl Opened {
+    /// Opens and locks without waiting for a lock.
+    pub(super) fn open(path: &Path, access: Access) -> io::Result<Opened> {
         let kind = std::fs::metadata(path)?.file_type();
         let device = kind.is_block_device();
         if !device && !kind.is_file() {
@@ -187,27 +203,70 @@ impl UringDisk {
         if let Some(file) = &backing {
             flock(file, lock)?;
         }
-        let id = identity_of(&meta);
-        let align = if direct { alignment(&file, device) } else { 1 };
-        let served = !device && is_served(&file);
-        if served {
+        Ok(Opened {
+            path: std::path::absolute(path)?,
+            access,
+            bytes: bytes & !4095,
+            is_file: !device,
+            direct,
+            align: if direct { alignment(&file, device) } else { 1 },
+            id: identity_of(&meta),
+            served: !device && is_served(&file),
+            backing,
+            file,
+        })
+    }
+}
+
+impl UringDisk {
+    /// Opens and locks without waiting for a lock.
+    ///
+    /// # Errors
+    /// What the kernel says; [`is_held`] tells the case of a disk in use.
+    pub fn open(driver: &Driver, path: &Path, access: Access) -> io::Result<UringDisk> {
+        Ok(UringDisk::new(driver, Opened::open(path, access)?))
+    }
+
+    pub(super) fn new(driver: &Driver, opened: Opened) -> UringDisk {
+        let device = !opened.is_file;
+        if opened.served {
             // A silent server holds a worker for every operation; the others' flushes need some,
             // too. Where the kernel does not know this (before 5.15), its own bound stays.
             let mut most = [WORKERS_MAX, 0];
             let _ = driver.with_ring(|r| r.submitter().register_iowq_max_workers(&mut most));
         }
-        Ok(UringDisk(Rc::new(Inner {
-            file: RingFile::new(driver, OwnedFd::from(file)),
-            path: std::path::absolute(path)?.display().to_string(),
-            bytes: bytes & !4095,
-            is_file: !device,
-            direct,
-            align,
+        UringDisk(Rc::new(Inner {
+            file: RingFile::new(driver, OwnedFd::from(opened.file)),
+            path: opened.path,
+            access: opened.access,
+            bytes: opened.bytes,
+            is_file: opened.is_file,
+            direct: opened.direct,
+            align: opened.align,
             discard: Cell::new(if device { Discard::Command } else { Discard::Hole }),
-            id,
-            served,
-            _backing: backing,
-        })))
+            id: opened.id,
+            served: opened.served,
+            opening: Arc::default(),
+            _backing: opened.backing,
+        }))
+    }
+
+    /// Path and access that it was opened with.
+    pub(super) fn opened_as(&self) -> (&Path, Access) {
+        (&self.0.path, self.0.access)
+    }
+
+    /// Set while a thread tries to open it again.
+    pub(super) fn opening(&self) -> &Arc<AtomicBool> {
+        &self.0.opening
+    }
+
+    /// Whether there is less behind its descriptor now than when it was opened.
+    pub(super) fn is_shorter(&self) -> bool {
+        if self.0.is_file {
+            return self.is_cut();
+        }
+        !device_bytes(self.0.file.fd()).is_ok_and(|bytes| bytes >= self.0.bytes)
     }
 
     /// Two disks with the same identity are one.
@@ -336,7 +395,7 @@ impl UringDisk {
 impl Disk for UringDisk {
     fn facts(&self) -> DiskFacts {
         let d = &self.0;
-        DiskFacts { path: d.path.clone(), bytes: d.bytes, is_file: d.is_file }
+        DiskFacts { path: d.path.display().to_string(), bytes: d.bytes, is_file: d.is_file }
     }
 
     fn read(

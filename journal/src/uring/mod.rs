@@ -4,7 +4,7 @@
 //!   threads hand it work;
 //! - [`driver`] operations in flight on the ring: who waits for them, and what memory they need;
 //! - [`files`] the ring's tables of files and of registered memory;
-//! - [`disk`] members; [`net`] sockets; [`shm_ring`] ring memory in shared memory;
+//! - [`disk`] members, `open` opening them where that may hang; [`net`] sockets; [`shm_ring`] ring memory in shared memory;
 //! - [`world`] all of it as one `World`; [`engine`] a ring of one's own and the loop around it.
 //!
 //! What must hold: memory that the kernel was told of lives until the completion of the operation,
@@ -16,6 +16,7 @@ pub mod engine;
 pub mod executor;
 pub mod files;
 pub mod net;
+pub mod open;
 pub mod shm_ring;
 pub mod world;
 

@@ -101,6 +101,56 @@ fn what_is_written_is_read_flushed_and_discarded() {
 }
 
 #[test]
+fn a_disk_is_opened_again() {
+    let (e, t) = (engine(), Temp::new());
+    let world = e.world(&t.0.join("run")).expect("a run directory");
+    let path = t.file("a", 1 << 20);
+    let d = UringDisk::open(e.driver(), &path, Access::ReadWrite).expect("opens");
+    e.block_on(async {
+        let same = world.reopen(&d).await.expect("it is there");
+        assert_eq!(same.id(), d.id());
+        assert_eq!(same.write(0, vec![filled(4096, 1)]).await, Ok(()));
+        // Another file under the path, which is locked then.
+        fs::rename(&path, t.0.join("b")).expect("renamed");
+        assert!(world.reopen(&d).await.is_none());
+        t.file("a", 2 << 20);
+        let other = world.reopen(&d).await.expect("it is there");
+        assert_ne!(other.id(), d.id());
+        assert_eq!(other.facts().bytes, 2 << 20);
+        assert!(UringDisk::open(e.driver(), &path, Access::ReadWrite).is_err_and(|e| is_held(&e)));
+        // What somebody else holds is not to be had; a file that was cut is not the same.
+        assert!(world.reopen(&d).await.is_none());
+        OpenOptions::new().write(true).open(&path).and_then(|f| f.set_len(1 << 20)).expect("cut");
+        assert!(world.reopen(&other).await.is_none());
+    });
+}
+
+#[test]
+fn to_open_what_hangs_stops_nobody() {
+    let (e, t) = (engine(), Temp::new());
+    let fifo = t.0.join("fifo");
+    let name = std::ffi::CString::new(fifo.to_str().expect("a name")).expect("a name");
+    // SAFETY: a path that ends with zero.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    e.block_on(async {
+        // A pipe without a reader: to open it waits for ever.
+        let path = fifo.clone();
+        let open = super::open::aside(e.driver().clone(), move || {
+            OpenOptions::new().write(true).open(path).is_ok()
+        });
+        let limit = e.driver().sleep(Duration::from_millis(30));
+        assert_eq!(crate::sync::within(limit, open).await, None);
+        let path = t.file("a", 1 << 20);
+        let opened = UringDisk::open_aside(e.driver(), &path, Access::ReadWrite).await;
+        assert!(opened.is_ok());
+        let again = UringDisk::open_aside(e.driver(), &path, Access::ReadWrite).await;
+        assert!(again.is_err_and(|e| is_held(&e)));
+    });
+    // Lets the thread end.
+    drop(OpenOptions::new().read(true).open(&fifo));
+}
+
+#[test]
 fn a_disk_in_use_is_refused_and_told_apart() {
     let (e, t) = (engine(), Temp::new());
     let path = t.file("a", 1 << 20);

@@ -99,6 +99,10 @@ impl World for UringWorld {
         self.0.identity
     }
 
+    fn reopen(&self, disk: &UringDisk) -> impl Future<Output = Option<UringDisk>> + 'static {
+        disk.again(&self.0.driver)
+    }
+
     fn open_ring(&self, id: u128) -> io::Result<Option<ShmRing>> {
         ShmRing::open(&self.0.driver, &self.0.rings, id)
     }

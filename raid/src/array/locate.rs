@@ -7,8 +7,9 @@ use evenkeel_journal::{MemberIndex, Stripe, World};
 
 use super::Array;
 use super::salvage::Salvage;
-use super::start::{Current, assemble, current, find_ring};
+use super::start::{Current, assemble_in_time, current, find_ring};
 use crate::error::{ArrayError, ErrorKind};
+use crate::hung::IO_TIMEOUT;
 use crate::locate::{Known, Located};
 use crate::map::Map;
 use crate::options::Progress;
@@ -48,12 +49,13 @@ pub async fn locate<W: World>(
     progress: &dyn Fn(Progress),
 ) -> Result<Located, ArrayError> {
     let mut notices = Vec::new();
-    let decision = assemble(disks, &mut notices).await?;
+    let decision = assemble_in_time(world, disks, IO_TIMEOUT, &mut notices).await?;
     decision.quorum(true)?;
     decision.quorum_of_log(false)?;
     let moving = decision.log_goes_home(false);
     let s = &decision.epoch;
-    let Current { g, code, members, log_devices } = current(world, disks, &decision, moving, true)?;
+    let Current { g, code, members, log_devices } =
+        current(world, disks, &decision, moving, true, IO_TIMEOUT)?;
     let reader = LogReader { members: &log_devices, geometry: g.log(s.array), code: &code };
     let survey = reader.survey(&|done, all| progress(Progress::ReadLog(done, all))).await;
     let salvage = Salvage { sb: s, force: false, moving };

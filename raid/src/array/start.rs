@@ -13,13 +13,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use evenkeel_journal::log::{Halted, Journal};
 use evenkeel_journal::replay::{LogContents, LogReader};
 use evenkeel_journal::ring::{Ring, RingContents, read_ring, ring_bytes};
 use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::sync::{Lock, Signal, join_all};
-use evenkeel_journal::{Buf, Disk, Lsn, MemberIndex, World};
+use evenkeel_journal::{Bounded, Buf, Disk, DiskError, Lsn, MemberIndex, World};
 
 use super::locks::Locks;
 use super::lost::Marks;
@@ -58,7 +59,7 @@ pub(crate) async fn find<D: Disk>(disk: &D) -> Result<Found, ArrayError> {
     let mut copies: Vec<Superblock> = Vec::new();
     let mut array = None;
     let mut worst = BadSuperblock::Absent;
-    let mut unreadable = false;
+    let (mut unreadable, mut silent) = (false, false);
     let mut i = 0;
     while i < places.len() {
         let at = places[i];
@@ -69,8 +70,9 @@ pub(crate) async fn find<D: Disk>(disk: &D) -> Result<Found, ArrayError> {
         let (done, buf) = disk.read(at, Buf::new(SUPERBLOCK_BYTES as usize)).await;
         let found = match done {
             Ok(()) => Superblock::decode(&buf, at),
-            Err(_) => {
+            Err(e) => {
                 unreadable = true;
+                silent |= e == DiskError::Silent;
                 Err(BadSuperblock::Damaged)
             }
         };
@@ -98,6 +100,7 @@ pub(crate) async fn find<D: Disk>(disk: &D) -> Result<Found, ArrayError> {
     }
     if copies.is_empty() {
         let what = match worst {
+            _ if silent => "it did not answer in time (--io-timeout)",
             BadSuperblock::Damaged if unreadable => "its superblocks cannot be read",
             BadSuperblock::Damaged => "all copies of its superblock are damaged",
             _ => "it bears no superblock",
@@ -187,6 +190,17 @@ pub async fn assemble<D: Disk>(
     Ok(decision)
 }
 
+/// The same with a bound for each disk: one that does not answer is left out.
+pub(super) async fn assemble_in_time<W: World>(
+    world: &W,
+    disks: &[W::Disk],
+    bound: Duration,
+    notices: &mut Vec<String>,
+) -> Result<Decision, ArrayError> {
+    let bounded: Vec<_> = disks.iter().map(|d| Bounded::new(world, d, bound)).collect();
+    assemble(&bounded, notices).await
+}
+
 fn too_many(what: &str) -> ArrayError {
     ArrayError::new(
         ErrorKind::Failed,
@@ -206,7 +220,7 @@ pub(super) struct Current<W: World> {
     /// Members and journal devices.
     pub members: Members<W>,
     /// Those that the log lies on.
-    pub log_devices: Vec<(MemberIndex, W::Disk)>,
+    pub log_devices: Vec<(MemberIndex, Bounded<W>)>,
 }
 
 /// Puts the disks that count in their places. If the log is `moving` to the members, the journal
@@ -217,6 +231,7 @@ pub(super) fn current<W: World>(
     decision: &Decision,
     moving: bool,
     read_only: bool,
+    bound: Duration,
 ) -> Result<Current<W>, ArrayError> {
     let sb = &decision.epoch;
     let mut g = sb.geometry;
@@ -230,9 +245,13 @@ pub(super) fn current<W: World>(
     }
     let log_devices = g
         .log_devices()
-        .filter_map(|i| by_index[i].clone().map(|d| (MemberIndex(i as u8), d)))
+        .filter_map(|i| {
+            let disk = by_index[i].as_ref()?;
+            Some((MemberIndex(i as u8), Bounded::new(world, disk, bound)))
+        })
         .collect();
     let members = Members::new(world, code.clone(), sb.clone(), by_index, read_only);
+    members.set_io_timeout(bound);
     if moving {
         members.log_goes_home();
     }
@@ -254,7 +273,8 @@ impl<W: World> Array<W> {
         let began = world.now();
         let mut notices = Vec::new();
         // 1. Superblocks.
-        let decision = assemble(disks, &mut notices).await?;
+        let bound = options.io_timeout.unwrap_or(crate::hung::IO_TIMEOUT);
+        let decision = assemble_in_time(world, disks, bound, &mut notices).await?;
         let quorum = decision.quorum(options.accept_missing);
         if let Err(mut e) = quorum.and_then(|()| decision.quorum_of_log(options.force)) {
             notices.iter().for_each(|n| e.message = format!("{} {n}", e.message));
@@ -265,8 +285,7 @@ impl<W: World> Array<W> {
         check_right_to_start(&sb, &world.identity(), options, &mut notices)?;
         let moving = decision.log_goes_home(options.force);
         let Current { g, code: columns, members, log_devices } =
-            current(world, disks, &decision, moving, options.read_only)?;
-        members.set_io_timeout(options.io_timeout.unwrap_or(crate::hung::IO_TIMEOUT));
+            current(world, disks, &decision, moving, options.read_only, bound)?;
         if moving {
             notices.push(LOG_GOES_HOME.into());
         }
@@ -411,7 +430,7 @@ pub(super) fn find_ring<W: World>(
 
 async fn mend<W: World>(
     members: &Members<W>,
-    reader: &LogReader<'_, W::Disk>,
+    reader: &LogReader<'_, Bounded<W>>,
     log: &LogContents,
     repairs: Vec<(MemberIndex, u64, evenkeel_journal::Slice)>,
     dropped: &[(MemberIndex, u64)],
@@ -453,7 +472,7 @@ impl<W: World> Started<'_, W> {
     async fn go(
         self,
         members: Members<W>,
-        reader: &LogReader<'_, W::Disk>,
+        reader: &LogReader<'_, Bounded<W>>,
         log: &LogContents,
         old_ring: Option<RingContents>,
         recovered: Recovered,

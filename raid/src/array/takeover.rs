@@ -6,7 +6,7 @@ use evenkeel_journal::log::Halted;
 use evenkeel_journal::record::Record;
 use evenkeel_journal::replay::{LogContents, LogReader, LoggedRecord};
 use evenkeel_journal::sync::join_all;
-use evenkeel_journal::{BLOCK, Buf, Lsn, MemberIndex, Segs, Slice, Stripe, World};
+use evenkeel_journal::{BLOCK, Bounded, Buf, Lsn, MemberIndex, Segs, Slice, Stripe, World};
 
 use super::Array;
 use super::cache::DirtyBlock;
@@ -37,7 +37,7 @@ impl<W: World> Array<W> {
     pub(super) async fn take_over(
         &self,
         state: State,
-        reader: &LogReader<'_, W::Disk>,
+        reader: &LogReader<'_, Bounded<W>>,
         log: &LogContents,
         incarnation: u64,
         progress: &dyn Fn(Progress),
@@ -88,7 +88,7 @@ impl<W: World> Array<W> {
     async fn fill_cache(
         &self,
         state: &State,
-        reader: &LogReader<'_, W::Disk>,
+        reader: &LogReader<'_, Bounded<W>>,
         log: &LogContents,
         progress: &dyn Fn(Progress),
     ) -> Result<Blocks, ArrayError> {

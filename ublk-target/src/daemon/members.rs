@@ -2,12 +2,15 @@
 //!
 //! A lock that is not to be had at once is waited for, within a bound: a dead daemon's writes that
 //! are still under way hold it. A member whose lock is not gained then is missing for this start
-//! (I4); whether enough are left, the array decides.
+//! (I4); whether enough are left, the array decides. So is one that does not answer when it is looked
+//! up or opened, which is done aside: the call itself cannot be ended.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use evenkeel_journal::uring::disk::{identity, is_held};
+use evenkeel_journal::sync::{join_all, within};
+use evenkeel_journal::uring::disk::is_held;
+use evenkeel_journal::uring::open::identity_aside;
 use evenkeel_journal::uring::{Access, UringDisk, UringWorld};
 use evenkeel_journal::world::World;
 use evenkeel_raid::{ArrayError, ErrorKind};
@@ -22,7 +25,8 @@ pub struct Members {
     pub held: Vec<PathBuf>,
 }
 
-/// Opens and locks all of `paths` that are there.
+/// Opens and locks all of `paths` that are there. A lock is waited for up to `patience`, an answer
+/// up to `bound`.
 ///
 /// # Errors
 /// If a disk is named twice, or if none can be opened.
@@ -31,11 +35,27 @@ pub async fn open(
     paths: &[PathBuf],
     access: Access,
     patience: Duration,
+    bound: Duration,
     teller: &Teller<'_>,
 ) -> Result<Members, ArrayError> {
     let mut ids: Vec<((u64, u64), &PathBuf)> = Vec::new();
-    for path in paths {
-        let Ok(id) = identity(path) else { continue };
+    let mut slots: Vec<Option<UringDisk>> = vec![None; paths.len()];
+    let mut missing = vec![false; paths.len()];
+    let silent = |path: &PathBuf| {
+        teller.note(&format!(
+            "Warning: {} did not answer within {} s. It is left out.",
+            path.display(),
+            bound.as_secs_f64()
+        ));
+    };
+    let asked = paths.iter().map(|p| within(world.sleep(bound), identity_aside(world.driver(), p)));
+    let asked = join_all(asked.collect()).await;
+    for (i, path) in paths.iter().enumerate() {
+        if asked[i].is_none() {
+            missing[i] = true;
+            silent(path);
+        }
+        let Some(Ok(id)) = asked[i] else { continue };
         if let Some((_, other)) = ids.iter().find(|(known, _)| *known == id) {
             let (a, b) = (other.display(), path.display());
             let text = format!("{a} and {b} are the same disk. Name each member once.");
@@ -46,9 +66,7 @@ pub async fn open(
     // Every start locks in the same order, and none beyond one that it waits for: of many that
     // come at once, the one that has the first gets all.
     let mut order: Vec<usize> = (0..paths.len()).collect();
-    order.sort_by_key(|i| identity(&paths[*i]).ok());
-    let mut slots: Vec<Option<UringDisk>> = vec![None; paths.len()];
-    let mut missing = vec![false; paths.len()];
+    order.sort_by_key(|i| asked[*i].as_ref().and_then(|id| id.as_ref().ok().copied()));
     let (begin, mut said) = (world.now(), false);
     loop {
         let mut held = Vec::new();
@@ -58,15 +76,20 @@ pub async fn open(
             if slots[*i].is_some() || missing[*i] {
                 continue;
             }
-            match UringDisk::open(world.driver(), path, access) {
-                Ok(disk) => slots[*i] = Some(disk),
-                Err(e) if is_held(&e) => {
+            let opened = UringDisk::open_aside(world.driver(), path, access);
+            match within(world.sleep(bound), opened).await {
+                None => {
+                    missing[*i] = true;
+                    silent(path);
+                }
+                Some(Ok(disk)) => slots[*i] = Some(disk),
+                Some(Err(e)) if is_held(&e) => {
                     held.push(path.clone());
                     if !over {
                         break;
                     }
                 }
-                Err(e) => {
+                Some(Err(e)) => {
                     missing[*i] = true;
                     teller.note(&format!("Warning: {} cannot be opened: {e}.", path.display()));
                 }
@@ -120,6 +143,7 @@ mod tests {
 
     #[test]
     fn members_are_waited_for_missing_or_refused() {
+        const SECOND: Duration = Duration::from_secs(1);
         let dir = std::env::temp_dir().join(format!("evenkeel-members-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a folder");
         let paths: Vec<PathBuf> = (0..3).map(|i| dir.join(format!("d{i}"))).collect();
@@ -134,7 +158,7 @@ mod tests {
             let (world, teller) = (world.clone(), &teller);
             async move {
                 let limit = Duration::from_millis(ms);
-                open(&world, &paths, Access::ReadWrite, limit, teller).await
+                open(&world, &paths, Access::ReadWrite, limit, limit.max(SECOND), teller).await
             }
         };
         engine.block_on(async {

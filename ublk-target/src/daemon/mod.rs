@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use evenkeel_journal::uring::{Access, Engine, UringWorld};
 use evenkeel_journal::world::World;
+use evenkeel_raid::hung::IO_TIMEOUT;
 use evenkeel_raid::{Ack, Array, ArrayError, ErrorKind, Progress, StartOptions};
 
 use crate::process;
@@ -212,8 +213,8 @@ async fn live(
         .map_err(|e| failed(format!("The control thread cannot be started: {e}.")))?;
     let takeover = Takeover::begin(config, &control, teller).await?;
     let access = if config.start.read_only { Access::ReadOnly } else { Access::ReadWrite };
-    let patience = LOCK_PATIENCE;
-    let members = members::open(&world, &config.disks, access, patience, teller).await?;
+    let (patience, bound) = (LOCK_PATIENCE, config.start.io_timeout.unwrap_or(IO_TIMEOUT));
+    let members = members::open(&world, &config.disks, access, patience, bound, teller).await?;
     let mut options = config.start;
     options.ack = takeover.ack().or(config.ack).unwrap_or(config.start.ack);
     let array = start_array(&world, &members, &options, teller).await?;
