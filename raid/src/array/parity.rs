@@ -94,6 +94,14 @@ impl<W: World> Array<W> {
     }
 }
 
+/// What comparing a stripe with its checksums said.
+enum Compared {
+    Right,
+    Wrong,
+    /// No page of checksums counts for it.
+    Unknown,
+}
+
 impl<W: World> Array<W> {
     /// Compares every block of every mapped stripe with its checksum. A stripe in which one is wrong
     /// is placed anew: what can be rebuilt is, and what cannot is lost (EIO until overwritten).
@@ -103,14 +111,20 @@ impl<W: World> Array<W> {
         progress: &dyn Fn(Progress),
     ) -> Result<(), ArrayError> {
         let total = all.len();
-        let (mut mended, mut lost, mut left) = (0u64, 0u64, Vec::new());
+        let (mut mended, mut unknown, mut lost, mut left) = (0u64, 0u64, 0u64, Vec::new());
         for (i, (stripe, slot)) in all.into_iter().enumerate() {
             progress(Progress::Parity(i as u64, total as u64));
             let _guard = self.0.locks.stripe(stripe).await;
-            if self.stripe_is_right(stripe, slot).await {
-                continue;
-            }
-            match self.place_again(stripe, slot).await.map_err(|Halted| halted())? {
+            let content = match self.compare(stripe, slot).await {
+                Compared::Right => continue,
+                Compared::Unknown => {
+                    unknown += 1;
+                    self.content_as_it_lies(slot).await
+                }
+                Compared::Wrong => None,
+            };
+            let placed = self.place_again(stripe, slot, content).await;
+            match placed.map_err(|Halted| halted())? {
                 Some(gone) => (mended, lost) = (mended + 1, lost + gone),
                 None => left.push(stripe.to_string()),
             }
@@ -122,6 +136,12 @@ impl<W: World> Array<W> {
             "All {total} stripes in use were compared with their checksums; {mended} were not \
              right and have been written anew."
         ));
+        if unknown > 0 {
+            notices.push(format!(
+                "Warning: the checksums of {unknown} of these were given up with the log. What lies \
+                 there was taken as it is, and their parity made right."
+            ));
+        }
         if lost > 0 {
             notices.push(format!(
                 "Warning: {lost} blocks are not what was written, and cannot be rebuilt. They give \
@@ -138,33 +158,68 @@ impl<W: World> Array<W> {
         Ok(())
     }
 
-    /// Whether every block of a stripe on an active member has its checksum.
-    async fn stripe_is_right(&self, stripe: Stripe, slot: Slot) -> bool {
+    /// Compares every block of a stripe on an active member with its checksum.
+    async fn compare(&self, stripe: Stripe, slot: Slot) -> Compared {
         let (g, rows) = (&self.0.geometry, self.0.geometry.chunk_blocks);
+        let mut compared = Compared::Right;
         for column in 0..g.members() {
             let member = g.member_of(slot, column);
+            let Some(sums) = self.sums_of(stripe, column, 0, rows).await else {
+                return Compared::Unknown;
+            };
             if !self.0.members.is_active(member) {
                 continue;
             }
             let buf = Buf::new(g.chunk_bytes() as usize);
             let bytes = self.0.members.read(member, g.byte_of(slot, 0), buf).await;
-            let sums = self.sums_of(stripe, column, 0, rows).await;
-            let (Some(bytes), Some(sums)) = (bytes, sums) else {
-                return false;
-            };
-            let mut blocks = bytes.chunks(BLOCK).zip(sums);
-            if !blocks.all(|(b, s)| verdict(b, s) != Verdict::Bad) {
-                return false;
+            let right = bytes.is_some_and(|bytes| {
+                let mut blocks = bytes.chunks(BLOCK).zip(sums);
+                blocks.all(|(b, s)| verdict(b, s) != Verdict::Bad)
+            });
+            if !right {
+                compared = Compared::Wrong;
             }
         }
-        true
+        compared
     }
 
-    /// Places what is left of a stripe into a new slot. Gives how many blocks of it are lost; None if
-    /// there is no slot or no room in the log. The stripe's lock is held.
-    async fn place_again(&self, stripe: Stripe, slot: Slot) -> Result<Option<u64>, Halted> {
+    /// The data of a slot, whatever it is; what is on members that are absent, by the parity.
+    async fn content_as_it_lies(&self, slot: Slot) -> Option<Slice> {
         let g = &self.0.geometry;
-        let Some((data, lost)) = self.what_is_left(stripe, slot, &[]).await else {
+        let chunk = g.chunk_bytes() as usize;
+        let reads = (0..g.members()).map(|c| {
+            self.0.members.read(g.member_of(slot, c), g.byte_of(slot, 0), Buf::new(chunk))
+        });
+        let found: Vec<Option<Buf>> = join_all(reads.collect()).await;
+        let absent: Vec<usize> = (0..g.data).filter(|c| found[*c].is_none()).collect();
+        let mut data = Buf::new(g.data * chunk);
+        for (to, from) in data.chunks_mut(chunk).zip(&found) {
+            from.iter().for_each(|bytes| to.copy_from_slice(bytes));
+        }
+        if !absent.is_empty() {
+            let shards: Vec<Option<&[u8]>> = found.iter().map(Option::as_deref).collect();
+            let columns = data.chunks_mut(chunk).enumerate();
+            let mut out: Vec<&mut [u8]> =
+                columns.filter(|(c, _)| absent.contains(c)).map(|(_, bytes)| bytes).collect();
+            self.0.members.code().reconstruct(g.data, &shards, &absent, &mut out).ok()?;
+        }
+        Some(data.freeze())
+    }
+
+    /// Places this content of a stripe, or what is left of it, into a new slot. Gives how many blocks
+    /// of it are lost; None if there is no slot or no room in the log. The stripe's lock is held.
+    async fn place_again(
+        &self,
+        stripe: Stripe,
+        slot: Slot,
+        content: Option<Slice>,
+    ) -> Result<Option<u64>, Halted> {
+        let g = &self.0.geometry;
+        let left = match content {
+            Some(data) => Some((data, Vec::new())),
+            None => self.what_is_left(stripe, slot, &[]).await,
+        };
+        let Some((data, lost)) = left else {
             return Err(Halted);
         };
         let bytes = g.place_record_bytes();
