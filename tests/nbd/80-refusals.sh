@@ -250,4 +250,18 @@ EVENKEEL_RUN_DIR=$work/other stop s
 for flag in --read-only --force --accept-missing; do
 	refused 11 "split histories" "$EK" start --via nbd $flag "${split[@]}"
 done
+step "too few open files: refused, and no disk is taken for lost"
+make f raid6 4 2 12M --log-size 1M
+mapfile -t few < <(disks f 6)
+started=0 refused=0
+for ((files = 6; files < 40; files++)); do
+	if (ulimit -n "$files" && "$EK" start --via nbd "${few[@]}") >"$work/out" 2>"$work/err"; then
+		started=$((started + 1))
+		[ "$(status f .state)" = healthy ] || die "with $files files it started without a disk"
+		stop f
+	else
+		refused=$((refused + 1))
+	fi
+done
+[ "$started" -gt 3 ] && [ "$refused" -gt 3 ] || die "$started started, $refused did not"
 step "done"

@@ -29,7 +29,8 @@ pub struct Members {
 /// up to `bound`.
 ///
 /// # Errors
-/// If a disk is named twice, or if none can be opened.
+/// If a disk is named twice, if none can be opened, or if one cannot for want of files, memory or
+/// permission.
 pub async fn open(
     world: &UringWorld,
     paths: &[PathBuf],
@@ -89,6 +90,14 @@ pub async fn open(
                         break;
                     }
                 }
+                Some(Err(e)) if is_ours(&e) => {
+                    let text = format!(
+                        "{} cannot be opened: {e}. That says nothing of the disk, so the array is \
+                         not started without it. Nothing was written.",
+                        path.display()
+                    );
+                    return Err(ArrayError::new(ErrorKind::Failed, text));
+                }
                 Some(Err(e)) => {
                     missing[*i] = true;
                     teller.note(&format!("Warning: {} cannot be opened: {e}.", path.display()));
@@ -110,6 +119,13 @@ pub async fn open(
         }
         world.sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Whether a disk could not be opened for a reason that is not the disk's: a start without it would
+/// take it for lost.
+fn is_ours(e: &std::io::Error) -> bool {
+    let ours = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EACCES, libc::EPERM];
+    e.raw_os_error().is_some_and(|code| ours.contains(&code))
 }
 
 fn finish(
