@@ -23,8 +23,13 @@
 //! | one bad read                   | the next read of the disk fails with `Io(5)`                   | served from the others |
 //! | member lost at the crash       | it is not among the disks of the next start                    | P1, P4, up to m of them |
 //! | failed disk comes back         | with what it held when it failed                               | never read from (I3) |
+//! | bit rot                        | bytes of medium and volatile cache change by themselves        | P7: noticed, given right, written again, counted for this disk |
+//! | lost write                     | acknowledged and not done: the next of a page, or all for a while | P7; nothing stale is ever given |
+//! | misdirected write              | done to another page of the disk; its own keeps what it had    | P7, for both pages |
+//! | misdirected read               | the answer is another page, once                               | P7 |
 //!
-//! Not simulated (yet): silent corruption, misdirected writes, a disk that lies about flush.
+//! The last four are wrong without a word (`lies.rs`), on at most m members in a row; more is EIO for
+//! the wrong blocks alone. Not simulated: a disk that lies about flush.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -36,6 +41,7 @@ use std::task::{Context, Poll, Waker};
 use evenkeel_journal::{Buf, Disk, DiskError, DiskFacts, Segs, Slice};
 
 use super::image::{Image, PAGE, Page, SECTOR, pages_of};
+use super::lies::Lies;
 use super::world::Sim;
 use crate::rng::Rng;
 
@@ -51,12 +57,28 @@ pub enum Fault {
 }
 
 /// A write or discard: what some pages become.
+#[derive(Clone)]
 pub struct Change {
-    first: usize,
-    pages: Vec<Option<Page>>,
+    pub(super) first: usize,
+    pub(super) pages: Vec<Option<Page>>,
 }
 
+/// A change under way, with its number.
+type Landing = (u64, Rc<Change>);
+
 impl Change {
+    /// Bytes of the disk are others now; those of them that are in here, too.
+    fn corrupt(&mut self, at: u64, bytes: &[u8]) {
+        let from = (self.first * PAGE) as u64;
+        for (at, byte) in (at..).zip(bytes) {
+            if let Some(nth) = at.checked_sub(from).map(|n| n as usize)
+                && let Some(page) = self.pages.get_mut(nth / PAGE)
+            {
+                Rc::make_mut(page.get_or_insert_with(|| Rc::new([0; PAGE])))[nth % PAGE] = *byte;
+            }
+        }
+    }
+
     fn apply(&self, image: &mut Image) {
         for (i, page) in self.pages.iter().enumerate() {
             image.set(self.first + i, page.clone());
@@ -169,6 +191,12 @@ impl DiskImage {
         self
     }
 
+    /// Bytes change by themselves, wherever they are.
+    pub fn corrupt(&mut self, at: u64, bytes: &[u8]) {
+        self.medium.write(at, bytes);
+        self.volatile.iter_mut().for_each(|c| Rc::make_mut(c).corrupt(at, bytes));
+    }
+
     /// The stable content, to be damaged by a test.
     pub fn medium_mut(&mut self) -> &mut Image {
         &mut self.medium
@@ -273,6 +301,7 @@ pub(super) struct DiskState {
     bad_reads: u32,
     /// Pages that cannot be read until they are written.
     bad_pages: BTreeSet<usize>,
+    lies: Lies,
     counters: Counters,
     copy: Option<Rc<DiskImage>>,
 }
@@ -295,6 +324,7 @@ impl DiskState {
             opened: 0,
             bad_reads: 0,
             bad_pages: BTreeSet::new(),
+            lies: Lies::default(),
             counters: Counters::default(),
             copy: None,
         }
@@ -319,12 +349,35 @@ impl DiskState {
         self.next
     }
 
-    fn begin(&mut self, change: Change) -> (u64, Rc<Change>) {
+    /// What is sent, and what will land.
+    fn begin(&mut self, sent: Change) -> (Rc<Change>, Vec<Landing>) {
         self.copy = None;
-        let n = self.number();
-        let change = Rc::new(change);
-        self.inflight.push((n, Rc::clone(&change)));
-        (n, change)
+        let really = self.lies.of_write(&sent, &self.view);
+        let sent = Rc::new(sent);
+        let all = match really {
+            None => vec![Rc::clone(&sent)],
+            Some(all) => all.into_iter().map(Rc::new).collect(),
+        };
+        let landing: Vec<Landing> = all.into_iter().map(|c| (self.number(), c)).collect();
+        self.inflight.extend(landing.iter().cloned());
+        (sent, landing)
+    }
+
+    /// Bytes change by themselves.
+    pub(super) fn corrupt(&mut self, at: u64, bytes: &[u8]) {
+        self.copy = None;
+        self.medium.write(at, bytes);
+        self.view.write(at, bytes);
+        self.volatile.iter_mut().for_each(|(_, c)| Rc::make_mut(c).corrupt(at, bytes));
+    }
+
+    /// What a reader sees now.
+    pub(super) fn peek(&self, at: u64, out: &mut [u8]) {
+        self.view.read(at, out);
+    }
+
+    pub(super) fn lies(&mut self) -> &mut Lies {
+        &mut self.lies
     }
 
     /// Takes a change out of flight and gives it the number of its completion.
@@ -342,6 +395,12 @@ impl DiskState {
         change.apply_by_chance(&mut self.view, rng);
         let done = self.number();
         self.volatile.push((done, Rc::new(change.difference(&self.view))));
+    }
+
+    fn land_all(&mut self, landing: Vec<Landing>, whole: bool, rng: &mut Rng) {
+        for (n, change) in landing {
+            if whole { self.land(n, change) } else { self.land_failed(n, &change, rng) }
+        }
     }
 
     fn flushed(&mut self, mark: u64) {
@@ -434,8 +493,8 @@ impl DiskState {
 
 enum Kind {
     Read { at: u64, buf: Buf },
-    Write { n: u64, change: Rc<Change>, segs: Segs },
-    Discard { n: u64, change: Rc<Change> },
+    Write { sent: Rc<Change>, landing: Vec<Landing>, segs: Segs },
+    Discard { landing: Vec<Landing> },
     Flush { mark: u64 },
 }
 
@@ -502,32 +561,32 @@ impl Op {
                     }
                     if result.is_ok() {
                         disk.read(at, &mut buf, &mut rng);
+                        let DiskState { lies, view, .. } = &mut *disk;
+                        lies.of_read(at, &mut buf, view);
                     } else {
                         buf.fill(0xee);
                     }
                     (result, Some(buf))
                 }
-                Kind::Write { n, change, segs } => {
+                Kind::Write { sent, landing, segs } => {
                     if fault.is_ok() {
-                        if !same(&segs, &change.pages) {
+                        if !same(&segs, &sent.pages) {
                             sim.violation(format!(
                                 "the bytes of a write to disk {} at page {} changed under way",
-                                disk.id, change.first
+                                disk.id, sent.first
                             ));
                         }
-                        let pages = change.first..change.first + change.pages.len();
+                        let pages = sent.first..sent.first + sent.pages.len();
                         disk.bad_pages.retain(|p| !pages.contains(p));
-                        disk.land(n, change);
-                    } else if !cut_off {
-                        disk.land_failed(n, &change, &mut rng);
+                    }
+                    if !cut_off {
+                        disk.land_all(landing, fault.is_ok(), &mut rng);
                     }
                     (fault, None)
                 }
-                Kind::Discard { n, change } => {
-                    if fault.is_ok() {
-                        disk.land(n, change);
-                    } else if !cut_off {
-                        disk.land_failed(n, &change, &mut rng);
+                Kind::Discard { landing } => {
+                    if !cut_off {
+                        disk.land_all(landing, fault.is_ok(), &mut rng);
                     }
                     (fault, None)
                 }
@@ -668,8 +727,8 @@ impl Disk for SimDisk {
                 [one] => pages_of(one),
                 many => pages_of(&many.iter().map(|s| &s[..]).collect::<Vec<_>>().concat()),
             };
-            let (n, change) = disk.begin(Change { first: at as usize / PAGE, pages });
-            Kind::Write { n, change, segs }
+            let (sent, landing) = disk.begin(Change { first: at as usize / PAGE, pages });
+            Kind::Write { sent, landing, segs }
         });
         async move { wait.await.0 }
     }
@@ -699,8 +758,8 @@ impl Disk for SimDisk {
                 }
             };
             let pages = (0..len as usize / PAGE).map(fate).collect();
-            let (n, change) = disk.begin(Change { first, pages });
-            Kind::Discard { n, change }
+            let (_, landing) = disk.begin(Change { first, pages });
+            Kind::Discard { landing }
         });
         async move { wait.await.0 }
     }

@@ -2,11 +2,13 @@
 //! can come at any event, and what survives it is known.
 //!
 //! - [`disk`] members with volatile caches: the fault model is the table at its head;
+//! - [`lies`] what a disk does wrong without saying so;
 //! - [`ring`] memory that survives the process; [`world`] executor, clock, randomness;
 //! - [`image`] contents that are cheap to copy; here: ways to crash, and what survives.
 
 pub mod disk;
 pub mod image;
+pub mod lies;
 pub mod ring;
 #[cfg(test)]
 mod tests;
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 pub use disk::{Counters, DiskImage, Fault, SimDisk, path_of};
 pub use image::{Image, PAGE};
+pub use lies::Lie;
 pub use ring::{SimRing, Store};
 pub use world::{SimWorld, Simulation};
 

@@ -237,3 +237,37 @@ fn tasks_end_with_their_world_unrun() {
     drop(sim);
     assert_eq!(*heard.borrow(), ["dropped"]);
 }
+
+#[test]
+fn lies_are_told_once_and_without_a_word() {
+    let sim = one_disk(3);
+    let (world, disk) = (sim.world(), sim.disks()[0].clone());
+    let at = |page: u64| page * PAGE as u64;
+    let ran = sim.run(LIMIT, async move {
+        let read = |page: u64| {
+            let read = disk.read(at(page), Buf::new(PAGE));
+            async move { read.await.1[0] }
+        };
+        let all = |values: [u8; 4]| values.map(|v| Slice::copy_of(&[v; PAGE])).to_vec();
+        disk.write(0, all([1, 2, 3, 4])).await.expect("written");
+        world.lie(0, Lie::LostWrite(at(1)));
+        world.lie(0, Lie::MisdirectedWrite(at(2), at(7)));
+        world.lie(0, Lie::MisdirectedRead(at(3), at(0)));
+        disk.write(0, all([5, 6, 7, 8])).await.expect("written");
+        let seen = [read(0).await, read(1).await, read(2).await, read(3).await, read(7).await];
+        assert_eq!((seen, read(3).await), ([5, 2, 3, 5, 7], 8), "each page as it was lied about");
+        assert_eq!(world.lies_left(0), 0);
+        disk.write(0, all([5, 6, 7, 8])).await.expect("written");
+        assert_eq!((read(1).await, read(2).await), (6, 7), "once");
+        world.lose_writes(0, true);
+        disk.write(0, page(9)).await.expect("acknowledged");
+        disk.flush().await.expect("flushed");
+        world.lose_writes(0, false);
+        world.corrupt(0, at(1) + 7, &[99; 3]);
+        (read(0).await, world.peek(0, at(1), 11))
+    });
+    let (lost, rotten) = ran.expect("it ends");
+    assert_eq!((lost, &rotten[5..]), (5, &[6, 6, 99, 99, 99, 6][..]));
+    let mode = sim.snapshot().survive(Mode::PowerNone);
+    assert_eq!(seen(&mode, 1)[7], 99, "it is on the medium");
+}

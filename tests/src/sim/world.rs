@@ -25,6 +25,7 @@ use evenkeel_journal::{RunIdentity, World};
 
 use super::disk::{Counters, DiskImage, DiskState, Fault, Op, SimDisk};
 use super::image::Image;
+use super::lies::Lie;
 use super::ring::{RingState, SimRing, Store};
 use super::{Reset, Snapshot, Stop, Survivors};
 use crate::rng::{Rng, hash, mix};
@@ -502,6 +503,40 @@ impl SimWorld {
         for d in self.0.disks.iter().filter(|d| d.borrow().image_id() == disk) {
             d.borrow_mut().add_bad_pages(at, len);
         }
+    }
+
+    fn disk(&self, id: usize) -> RefMut<'_, DiskState> {
+        let found = self.0.disks.iter().find(|d| d.borrow().image_id() == id);
+        found.expect("a disk of this world").borrow_mut()
+    }
+
+    /// Bytes of a disk change by themselves, on the medium and in its cache.
+    pub fn corrupt(&self, disk: usize, at: u64, bytes: &[u8]) {
+        self.disk(disk).corrupt(at, bytes);
+    }
+
+    /// What a reader of a disk would be given now.
+    #[must_use]
+    pub fn peek(&self, disk: usize, at: u64, len: usize) -> Vec<u8> {
+        let mut out = vec![0; len];
+        self.disk(disk).peek(at, &mut out);
+        out
+    }
+
+    /// A disk lies once, when its time has come.
+    pub fn lie(&self, disk: usize, lie: Lie) {
+        self.disk(disk).lies().add(lie);
+    }
+
+    /// Lies of a disk that were not told yet.
+    #[must_use]
+    pub fn lies_left(&self, disk: usize) -> usize {
+        self.disk(disk).lies().left()
+    }
+
+    /// From now on a disk acknowledges all writes and does none of them; or no longer.
+    pub fn lose_writes(&self, disk: usize, on: bool) {
+        self.disk(disk).lies().loses_writes = on;
     }
 
     /// Events so far.
