@@ -9,9 +9,9 @@ use evenkeel_raid::{
     Ack, Array, CreateOptions, ErrorKind, MAX_REQUEST, StartOptions, create_with_journals,
 };
 
-use crate::checkers::parity::check_at_rest;
+use crate::checkers::parity::{areas, check_at_rest};
 use crate::sim::{DiskImage, SimDisk, SimWorld};
-use crate::subject::{How, Setup, StartError, Subject};
+use crate::subject::{Areas, How, Setup, StartError, Subject};
 use crate::workload::WORKLOADS;
 
 /// Stripes of the devices under test: small, so that a start takes a millisecond.
@@ -228,6 +228,14 @@ impl Subject for Evenkeel {
 
     async fn stop(&self) -> Result<(), String> {
         self.0.stop().await.map_err(text)
+    }
+
+    fn found_wrong(&self) -> u64 {
+        self.0.status().members.iter().map(|m| m.checksum_errors).sum()
+    }
+
+    fn areas(disk: &DiskImage) -> Option<Areas> {
+        areas(disk)
     }
 
     fn describe(disks: &[DiskImage]) -> String {

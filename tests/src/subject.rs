@@ -1,6 +1,7 @@
 //! What the crash tests ask of a block device: the array, or a stand-in that tests the tests.
 
 use std::future::Future;
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::sim::{DiskImage, SimDisk, SimWorld, Survivors};
@@ -61,6 +62,17 @@ impl Setup {
     }
 }
 
+/// Byte ranges of a member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Areas {
+    /// The log, if it is there.
+    pub log: Option<Range<u64>>,
+    /// Pages of the map and of the checksums.
+    pub pages: Range<u64>,
+    /// The slots.
+    pub slots: Range<u64>,
+}
+
 /// How to start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct How {
@@ -119,6 +131,15 @@ pub trait Subject: Clone + 'static {
     fn fail_member(&self, id: usize) -> impl Future<Output = Result<(), String>>;
     /// Stops cleanly.
     fn stop(&self) -> impl Future<Output = Result<(), String>>;
+    /// Blocks and pages that it has noticed to be wrong.
+    fn found_wrong(&self) -> u64 {
+        0
+    }
+    /// Where on this disk something can be wrong without a word, and has to be noticed; None if it
+    /// need not be.
+    fn areas(_disk: &DiskImage) -> Option<Areas> {
+        None
+    }
     /// What the disks say of themselves, for a replay.
     fn describe(_disks: &[DiskImage]) -> String {
         String::new()

@@ -10,6 +10,7 @@ use evenkeel_raid::codec::{Code, Level};
 use super::checksums::Table;
 
 use crate::sim::{DiskImage, Image, PAGE};
+use crate::subject::Areas;
 
 const SUPERBLOCK: usize = 16384;
 const COPY_A: u64 = 4096;
@@ -170,6 +171,17 @@ fn map(head: &Head, members: &BTreeMap<usize, Image>) -> BTreeMap<u64, u64> {
         }
     }
     map
+}
+
+/// Where log, pages and slots of a member lie, if the array has checksums.
+#[must_use]
+pub fn areas(disk: &DiskImage) -> Option<Areas> {
+    let h = head(&disk.view())?.bytes;
+    let at = |offset| u64_at(&h, offset);
+    // Where the log is on journal devices it is not on this disk.
+    let log = (h[322] == 0).then(|| at(184)..at(184) + at(192) * PAGE as u64);
+    let slots = at(232)..at(232) + at(176) * u64::from(u32_at(&h, 160)) * PAGE as u64;
+    (at(216) != 0).then(|| Areas { log, pages: at(200)..at(232), slots })
 }
 
 /// Checks members at rest against the content that the device had.

@@ -8,7 +8,8 @@ use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
 
-use super::run::{LIMIT, Notes, Recording, read_all, work};
+use super::lies::read_honest;
+use super::run::{LIMIT, Notes, Recording, work};
 use super::{Crash, Scenario, losses};
 use crate::oracle::Floor;
 use crate::rng::{Rng, hash, hash_text};
@@ -71,15 +72,15 @@ impl Tally {
 
 /// Whether a start without a person's word must be refused, may be, or must not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Refusal {
+pub(super) enum Refusal {
     Must,
     May,
     Never,
 }
 
-struct Case<'a> {
-    scenario: &'a Scenario,
-    seed: u64,
+pub(super) struct Case<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) seed: u64,
     tally: Tally,
     verbose: bool,
 }
@@ -119,7 +120,7 @@ async fn open<S: Subject>(
     }
 }
 
-fn compare(wanted: &[u8], got: &[u8], when: &str) -> Result<(), String> {
+pub(super) fn compare(wanted: &[u8], got: &[u8], when: &str) -> Result<(), String> {
     if wanted == got {
         return Ok(());
     }
@@ -132,9 +133,9 @@ fn compare(wanted: &[u8], got: &[u8], when: &str) -> Result<(), String> {
 }
 
 /// A start that ran, what it left, and the events it took to start.
-struct Life<T> {
-    value: T,
-    left: Snapshot,
+pub(super) struct Life<T> {
+    pub(super) value: T,
+    pub(super) left: Snapshot,
 }
 
 impl Case<'_> {
@@ -151,13 +152,14 @@ impl Case<'_> {
         Ok(Life { value, left: sim.snapshot() })
     }
 
-    /// Starts and reads everything.
-    fn start_and_read<S: Subject>(
+    /// Starts and reads everything. Where no disk lies, none may be said to.
+    pub(super) fn start_and_read<S: Subject>(
         &mut self,
         number: u64,
         from: &Survivors,
         refusal: Refusal,
         read_only: bool,
+        lies: bool,
     ) -> Result<Life<Vec<u8>>, String> {
         let scenario = self.scenario.clone();
         if self.verbose {
@@ -165,7 +167,7 @@ impl Case<'_> {
         }
         let life = self.live(number, from, move |world, disks| async move {
             let opened: Opened<S> = open(&world, &disks, &scenario, refusal, read_only).await?;
-            Ok((read_all(&opened.device).await?, opened.refused))
+            Ok((read_honest(&opened.device, lies).await?, opened.refused))
         })?;
         self.tally.comparisons += 1;
         self.tally.refusals += u64::from(life.value.1);
@@ -235,7 +237,7 @@ impl Case<'_> {
         } else {
             Refusal::Never
         };
-        let first = self.start_and_read::<S>(1, &left, refusal, false)?;
+        let first = self.start_and_read::<S>(1, &left, refusal, false, false)?;
         let content = Rc::new(first.value);
         recording.oracle.check_crash(&content, shot.mark, floor).map_err(|v| v.0)?;
 
@@ -244,6 +246,8 @@ impl Case<'_> {
         gone.sort_unstable();
         gone.dedup();
         let further = losses(setup, &gone);
+        let when = (crash.event, shot.mark, floor);
+        self.with_lies::<S>(recording, when, &left, &gone, refusal)?;
         let members_gone = gone.iter().filter(|d| **d < n).count();
         let pick = |rng: &mut Rng| further[rng.index(further.len())].clone();
         let later = if lost.len() + m - members_gone >= k || m >= k {
@@ -264,7 +268,8 @@ impl Case<'_> {
         };
         match sequel {
             Sequel::Stop | Sequel::CrashInDestage => {
-                let destaged = self.destage::<S>(&left, refusal, &content, sequel == Sequel::Stop);
+                let destaged =
+                    self.destage::<S>(&left, refusal, &content, sequel == Sequel::Stop, false);
                 let (shots, end) = destaged.map_err(step)?;
                 let from = if sequel == Sequel::Stop {
                     let rest = end.survive(Mode::PowerNone);
@@ -276,14 +281,16 @@ impl Case<'_> {
                 let e = pick(&mut rng);
                 let from = rejoin(from).without(&e).shuffled(rng.draw());
                 let read_only = rng.one_in(4);
-                let again = self.start_and_read::<S>(4, &from, later, read_only).map_err(step)?;
+                let again =
+                    self.start_and_read::<S>(4, &from, later, read_only, false).map_err(step)?;
                 compare(&content, &again.value, "after destaging and a restart").map_err(step)
             }
             Sequel::Crash => {
                 let e = pick(&mut rng);
                 let from = rejoin(first.left.survive(any_mode(&mut rng)));
                 let from = from.without(&e).shuffled(rng.draw());
-                let again = self.start_and_read::<S>(2, &from, later, false).map_err(step)?;
+                let again =
+                    self.start_and_read::<S>(2, &from, later, false, false).map_err(step)?;
                 compare(&content, &again.value, "after one more crash").map_err(step)
             }
             Sequel::CrashInStart => {
@@ -294,7 +301,8 @@ impl Case<'_> {
                 let e = if same { Vec::new() } else { pick(&mut rng) };
                 let from = cut.survive(mode).without(&e).shuffled(rng.draw());
                 let refusal = if refusal == Refusal::Never { later } else { Refusal::May };
-                let again = self.start_and_read::<S>(2, &from, refusal, false).map_err(step)?;
+                let again =
+                    self.start_and_read::<S>(2, &from, refusal, false, false).map_err(step)?;
                 let floor = if crash.mode.is_process() { self.floor(mode) } else { floor };
                 let judged = recording.oracle.check_crash(&again.value, shot.mark, floor);
                 judged.map_err(|v| step(v.0))?;
@@ -320,6 +328,7 @@ impl Case<'_> {
                     let lists = more(&scenario.setup, opened.device.size(), seed);
                     let started = world.events();
                     work(&world, &opened.device, lists, &log, &side).await;
+                    Case::no_false_alarm(&opened.device)?;
                     Ok(started)
                 });
                 let ran = ran.map_err(|s| s.to_string()).and_then(|inner| inner);
@@ -331,7 +340,8 @@ impl Case<'_> {
                 let from = started as usize;
                 let cut = &shots[from + rng.index(shots.len() - from)];
                 let again = rejoin(cut.survive(mode)).without(&e).shuffled(rng.draw());
-                let again = self.start_and_read::<S>(2, &again, later, false).map_err(step)?;
+                let again =
+                    self.start_and_read::<S>(2, &again, later, false, false).map_err(step)?;
                 let judged = oracle.check_crash(&again.value, cut.mark, self.floor(mode));
                 judged.map_err(|v| step(v.0))
             }
@@ -347,12 +357,13 @@ impl Case<'_> {
     }
 
     /// Starts, destages, reads, perhaps stops: gives the crash states since the start was done.
-    fn destage<S: Subject>(
+    pub(super) fn destage<S: Subject>(
         &mut self,
         from: &Survivors,
         refusal: Refusal,
         content: &Rc<Vec<u8>>,
         stop: bool,
+        lies: bool,
     ) -> Result<(Vec<Snapshot>, Snapshot), String> {
         let sim = Simulation::new(hash(&[self.seed, 1]), from);
         if !stop {
@@ -363,10 +374,10 @@ impl Case<'_> {
         self.tally.starts += 1;
         let ran = sim.run(LIMIT, async move {
             let opened: Opened<S> = open(&world, &disks, &scenario, refusal, false).await?;
-            compare(&wanted, &read_all(&opened.device).await?, "at a second reading")?;
+            compare(&wanted, &read_honest(&opened.device, lies).await?, "at a second reading")?;
             let started = world.events();
             opened.device.destage().await.map_err(|e| format!("destaging failed: {e}"))?;
-            compare(&wanted, &read_all(&opened.device).await?, "after destaging")?;
+            compare(&wanted, &read_honest(&opened.device, lies).await?, "after destaging")?;
             if stop {
                 opened.device.stop().await.map_err(|e| format!("stop failed: {e}"))?;
             }

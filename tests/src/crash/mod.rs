@@ -3,9 +3,11 @@
 //!
 //! - [`run`] a scenario's run without a crash, and its crash states;
 //! - [`case`] one crash state: start, compare, crash again, lose more, start again;
+//! - `lies` the same with disks that are wrong without a word, and no false alarm without;
 //! - [`sweep`] all of them, over threads, with totals and the commands that replay failures.
 
 pub mod case;
+mod lies;
 pub mod run;
 pub mod sweep;
 

@@ -8,6 +8,7 @@ use evenkeel_journal::World;
 use evenkeel_journal::sync::join_all;
 
 use super::Scenario;
+use super::lies::read_honest;
 use crate::oracle::{Floor, Oracle};
 use crate::rng::hash;
 use crate::sim::{Mode, SimDisk, SimWorld, Simulation, Snapshot, Survivors};
@@ -277,7 +278,7 @@ fn play<S: Subject>(
                 }
             }
         }
-        let content = read_all(&device).await?;
+        let content = read_honest(&device, false).await?;
         log.check_crash(&content, log.length(), Floor::Acknowledged).map_err(|v| v.0)
     });
     let end = end.map_err(|stop| stop.to_string()).and_then(|inner| inner);
