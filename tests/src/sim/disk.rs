@@ -681,8 +681,9 @@ impl SimDisk {
                     (kind, disk.resets)
                 } else {
                     // Nothing is behind this handle any more.
-                    if let Kind::Write { n, .. } | Kind::Discard { n, .. } = &kind {
-                        disk.inflight.retain(|(m, _)| m != n);
+                    if let Kind::Write { landing, .. } | Kind::Discard { landing } = &kind {
+                        let own = |n: u64| landing.iter().any(|(own, _)| *own == n);
+                        disk.inflight.retain(|(n, _)| !own(*n));
                     }
                     (kind, u64::MAX)
                 }
