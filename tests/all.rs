@@ -4,6 +4,7 @@ mod array_survives;
 mod extents;
 mod failing_members;
 mod journal_devices;
+mod liars;
 mod log_damage;
 mod many_members;
 mod refusals;

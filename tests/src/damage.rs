@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use evenkeel_journal::commit::ColumnHeader;
 use evenkeel_journal::{BLOCK, Buf, Slice};
-use evenkeel_raid::{Ack, Array, ArrayError, ErrorKind, StartOptions};
+use evenkeel_raid::{Ack, Array, ArrayError, ErrorKind, RequestError, StartOptions};
 
 use crate::evenkeel::{Evenkeel, setups};
 use crate::sim::{Fault, Image, Mode, SimWorld, Simulation, Snapshot, Survivors};
@@ -63,21 +63,69 @@ impl Running {
     /// If it cannot be made.
     #[must_use]
     pub fn new(setup: &Setup, seed: u64, ack: Ack) -> Running {
-        let (setup, n) = (setup.clone(), setup.members());
         let stripe_blocks = setup.stripe() as usize / BLOCK;
-        let sim = Simulation::new(seed, &Survivors::new(n, setup.member));
-        let (world, disks) = (sim.world(), sim.disks());
-        let array = sim.run(LIMIT, async move {
-            Evenkeel::create(&world, &disks, &setup).await.expect("created");
-            Array::start(&world, &disks, &options(ack, false), &|_| ()).await.expect("started")
-        });
-        let array = array.expect("it runs");
-        let content = vec![0; array.size_bytes() as usize];
-        let mut running = Running { sim, array, content, stripe_blocks };
+        let mut running = Running::empty(setup, seed, &options(ack, false));
         for stripe in 0..3 {
             running.write(stripe * stripe_blocks, stripe_blocks, stripe as u8 + 1);
         }
         running
+    }
+
+    /// A new array with nothing in it.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn empty(setup: &Setup, seed: u64, how: &StartOptions) -> Running {
+        let (setup, how) = (setup.clone(), *how);
+        let stripe_blocks = setup.stripe() as usize / BLOCK;
+        let sim = Simulation::new(seed, &setup.empty());
+        let (world, disks) = (sim.world(), sim.disks());
+        let array = sim.run(LIMIT, async move {
+            Evenkeel::create(&world, &disks, &setup).await.expect("created");
+            Array::start(&world, &disks, &how, &|_| ()).await.expect("started")
+        });
+        let array = array.expect("it runs");
+        let content = vec![0; array.size_bytes() as usize];
+        Running { sim, array, content, stripe_blocks }
+    }
+
+    /// The same array, with the same content, after another start.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn again(&self, seed: u64, from: &Survivors, how: &StartOptions) -> Running {
+        let how = *how;
+        let sim = Simulation::new(seed, from);
+        let (world, disks) = (sim.world(), sim.disks());
+        let array = sim.run(LIMIT, async move {
+            Array::start(&world, &disks, &how, &|_| ()).await.expect("started")
+        });
+        let array = array.expect("it runs");
+        Running { sim, array, content: self.content.clone(), stripe_blocks: self.stripe_blocks }
+    }
+
+    /// Reads blocks.
+    ///
+    /// # Errors
+    /// As the array says.
+    ///
+    /// # Panics
+    /// If the world ends.
+    pub fn read(&self, block: usize, count: usize) -> Result<Vec<u8>, RequestError> {
+        let array = self.array.clone();
+        let ran = self.sim.run(LIMIT, async move {
+            let (done, buf) = array.read((block * BLOCK) as u64, Buf::new(count * BLOCK)).await;
+            done.map(|()| buf.to_vec())
+        });
+        ran.expect("it ends")
+    }
+
+    /// Blocks of a stripe.
+    #[must_use]
+    pub fn stripe_blocks(&self) -> usize {
+        self.stripe_blocks
     }
 
     /// Writes blocks; every block of it is different.
