@@ -444,3 +444,21 @@ fn stale_and_exchanged_blocks_are_healed() {
         a.at_rest(setup.name);
     }
 }
+
+/// The answer to one read is another block: it is not passed on, and the disk is named.
+#[test]
+fn a_misdirected_read_is_not_believed() {
+    for setup in grid() {
+        let a = Liar::new(&setup, 11);
+        for column in 0..setup.data {
+            let case = format!("{} column {column}", setup.name);
+            let (here, there) = (a.spot(0, 1, column), a.spot(2, 0, column));
+            let before = a.counts();
+            a.lie(here.disk, Lie::MisdirectedRead(here.at, there.at));
+            a.right(1, &case);
+            assert_eq!(a.running.sim.world().lies_left(here.disk), 0, "{case}");
+            a.counted(&before, &[(here.disk, 1, 0)], &case);
+        }
+        a.at_rest(setup.name);
+    }
+}

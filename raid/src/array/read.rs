@@ -23,7 +23,17 @@ struct Run {
     to: usize,
     /// LSN of the stripe's map entry when this was looked up.
     entry: Lsn,
+    /// How often wrong blocks had been noticed by then.
+    noticed: u64,
     _pin: Pin,
+}
+
+/// Why a run's member did not give it.
+enum NotGiven {
+    /// It gave an error, nobody knows the checksums, or the stripe was written to meanwhile.
+    Other,
+    /// It gave something else: (row of the run, checksum that it lacks).
+    Wrong(Vec<(u32, u32)>),
 }
 
 enum Source {
@@ -98,7 +108,9 @@ impl<W: World> Array<W> {
                         }
                         let _pin = self.0.slots.pin(slot);
                         let (stripe, entry) = (p.stripe, self.0.map.borrow().get(p.stripe).lsn);
-                        runs.push(Run { stripe, slot, column, row, rows: 1, to, entry, _pin });
+                        let (rows, noticed) = (1, self.0.sums.noticed());
+                        let run = Run { stripe, slot, column, row, rows, to, entry, noticed, _pin };
+                        runs.push(run);
                     }
                 }
             }
@@ -110,10 +122,10 @@ impl<W: World> Array<W> {
         {
             let len = buf.len();
             match self.read_run(run, buf).await {
-                Some(full) => return (Ok(()), full),
-                None => {
+                Ok(full) => return (Ok(()), full),
+                Err(why) => {
                     let mut buf = Buf::new(len);
-                    let done = self.rebuild_run(run, &mut buf).await;
+                    let done = self.rebuild_run(run, &why, &mut buf).await;
                     return (done, buf);
                 }
             }
@@ -122,9 +134,9 @@ impl<W: World> Array<W> {
         for (run, found) in runs.iter().zip(join_all(reads.collect()).await) {
             let out = &mut buf[run.to..run.to + run.rows as usize * BLOCK];
             match found {
-                Some(bytes) => out.copy_from_slice(&bytes),
-                None => {
-                    if let Err(e) = self.rebuild_run(run, out).await {
+                Ok(bytes) => out.copy_from_slice(&bytes),
+                Err(why) => {
+                    if let Err(e) = self.rebuild_run(run, &why, out).await {
                         return (Err(e), buf);
                     }
                 }
@@ -133,37 +145,51 @@ impl<W: World> Array<W> {
         (Ok(()), buf)
     }
 
-    /// What a run's member gives, if it is what was written. None says little of the member: the
-    /// stripe may also have been written to meanwhile.
-    async fn read_run(&self, run: &Run, buf: Buf) -> Option<Buf> {
+    /// What a run's member gives, if it is what was written. Wrong bytes say little of the member
+    /// yet: the stripe may also have been written to meanwhile.
+    async fn read_run(&self, run: &Run, buf: Buf) -> Result<Buf, NotGiven> {
         let g = &self.0.geometry;
         let member = g.member_of(run.slot, run.column);
         let read = self.0.members.read(member, g.byte_of(run.slot, run.row), buf);
         if !g.has_checksums() {
-            return read.await;
+            return read.await.ok_or(NotGiven::Other);
         }
         let Run { stripe, column, row, rows, entry, .. } = *run;
         let mut sums = Vec::with_capacity(rows as usize);
         let table = &self.0.sums.table;
         let here = table.borrow().look_up(stripe, entry, column, row, rows, &mut sums).is_ok();
         let bytes = if here {
-            read.await?
+            read.await
         } else {
             let (bytes, found) = join2(read, self.sums_of(stripe, column, row, rows)).await;
             // They are of now, the slot is of then.
             if self.0.map.borrow().get(stripe).lsn != entry {
-                return None;
+                return Err(NotGiven::Other);
             }
-            sums = found?;
-            bytes?
+            sums = found.ok_or(NotGiven::Other)?;
+            bytes
         };
-        let right = bytes.chunks(BLOCK).zip(&sums).all(|(b, s)| verdict(b, *s) == Verdict::Good);
-        right.then_some(bytes)
+        let bytes = bytes.ok_or(NotGiven::Other)?;
+        let judged = bytes.chunks(BLOCK).zip(&sums).map(|(b, s)| verdict(b, *s));
+        let mut right = true;
+        let mut wrong = Vec::new();
+        for (i, verdict) in judged.enumerate() {
+            right &= verdict == Verdict::Good;
+            if verdict == Verdict::Bad {
+                wrong.push((i as u32, sums[i]));
+            }
+        }
+        if right { Ok(bytes) } else { Err(NotGiven::Wrong(wrong)) }
     }
 
     /// What a run holds, when its member does not give it: under the stripe's lock, from where
     /// each block is by then.
-    async fn rebuild_run(&self, run: &Run, out: &mut [u8]) -> Result<(), RequestError> {
+    async fn rebuild_run(
+        &self,
+        run: &Run,
+        why: &NotGiven,
+        out: &mut [u8],
+    ) -> Result<(), RequestError> {
         let _guard = self.0.locks.stripe(run.stripe).await;
         let first = run.column as u32 * self.0.geometry.chunk_blocks + run.row;
         let mut done = 0;
@@ -192,7 +218,32 @@ impl<W: World> Array<W> {
             out[at..at + rows as usize * BLOCK].copy_from_slice(&found[0]);
             done += rows;
         }
+        if let NotGiven::Wrong(wrong) = why {
+            self.wrong_once(run, wrong);
+        }
         Ok(())
+    }
+
+    /// A run's member gave wrong bytes. If nobody has touched the stripe since, and reading again
+    /// (or another reader) has found nothing wrong there, its answer was: it is counted. The
+    /// stripe's lock is held.
+    fn wrong_once(&self, run: &Run, wrong: &[(u32, u32)]) {
+        let g = &self.0.geometry;
+        if self.0.sums.noticed() != run.noticed
+            || self.0.map.borrow().get(run.stripe).lsn != run.entry
+        {
+            return;
+        }
+        let member = g.member_of(run.slot, run.column);
+        for (i, sum) in wrong {
+            let (row, mut now) = (run.row + i, Vec::new());
+            let table = self.0.sums.table.borrow();
+            let known = table.look_up(run.stripe, run.entry, run.column, row, 1, &mut now).is_ok();
+            if known && now == [*sum] {
+                let what = format!("stripe {}; read again they were right", run.stripe);
+                self.0.members.found_bad(member, g.byte_of(run.slot, row), &what);
+            }
+        }
     }
 
     /// One block, read while the stripe's lock is held.

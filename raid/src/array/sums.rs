@@ -36,6 +36,8 @@ pub(super) struct Sums {
     /// Blocks that are wrong and could not be healed, with the checksum that they lack: each is
     /// counted once. At most [`MOST_BAD`].
     bad: RefCell<BTreeMap<(MemberIndex, u64), u32>>,
+    /// How often a block was found to be wrong, known or not.
+    noticed: Cell<u64>,
     /// Pages were written: who waits for memory looks again.
     saved: Signal,
     /// Where the last read ended, for reading ahead.
@@ -50,6 +52,7 @@ impl Sums {
             loaded: Signal::new(),
             suspect: RefCell::default(),
             bad: RefCell::default(),
+            noticed: Cell::new(0),
             saved: Signal::new(),
             read_end: Cell::new(u64::MAX),
         }
@@ -72,6 +75,7 @@ impl Sums {
 
     /// Remembers a block that is wrong. False if that was known.
     pub fn remember_bad(&self, member: MemberIndex, at: u64, sum: u32) -> bool {
+        self.noticed.set(self.noticed.get() + 1);
         let mut bad = self.bad.borrow_mut();
         if bad.get(&(member, at)) == Some(&sum) {
             return false;
@@ -80,6 +84,11 @@ impl Sums {
             bad.insert((member, at), sum);
         }
         true
+    }
+
+    /// A number that rises with every block that is found to be wrong, known or not.
+    pub fn noticed(&self) -> u64 {
+        self.noticed.get()
     }
 
     /// The block was healed.
