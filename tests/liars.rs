@@ -462,3 +462,23 @@ fn a_misdirected_read_is_not_believed() {
         a.at_rest(setup.name);
     }
 }
+
+/// Members have unreadable sectors, each in another row, and wrong blocks beside them: a request for
+/// all of them is answered, since each of them can be given.
+#[test]
+fn what_is_wrong_in_different_rows_does_not_add_up() {
+    for setup in grid() {
+        let a = Liar::new(&setup, 12);
+        let world = a.running.sim.world();
+        // In row 0 what holds column 0 cannot be read, in row 1 all others.
+        let first = a.spot(0, 0, 0);
+        world.add_bad_pages(first.disk, first.at, BLOCK as u64);
+        for column in 1..setup.members() {
+            let s = a.spot(0, 1, column);
+            world.add_bad_pages(s.disk, s.at, BLOCK as u64);
+        }
+        let rows = a.rows();
+        let got = a.running.read(0, rows);
+        assert!(got.as_deref() == Ok(&a.running.content[..rows * BLOCK]), "{}", setup.name);
+    }
+}

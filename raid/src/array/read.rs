@@ -212,9 +212,19 @@ impl<W: World> Array<W> {
             // All rows in a row that lie in the slot.
             let more = (done + 1..run.rows)
                 .take_while(|i| matches!(self.source(run.stripe, first + i), Source::Slot(_)));
-            let rows = 1 + more.count() as u32;
-            let found =
-                self.read_rows(run.stripe, slot, run.row + done, rows, &[run.column]).await?;
+            let mut rows = 1 + more.count() as u32;
+            let read = |rows| {
+                let wanted = [run.column];
+                async move { self.read_rows(run.stripe, slot, run.row + done, rows, &wanted).await }
+            };
+            let found = match read(rows).await {
+                // Members may have unreadable sectors in different rows.
+                Err(_) if rows > 1 => {
+                    rows = 1;
+                    read(1).await?
+                }
+                found => found?,
+            };
             out[at..at + rows as usize * BLOCK].copy_from_slice(&found[0]);
             done += rows;
         }
