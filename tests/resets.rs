@@ -135,7 +135,8 @@ fn everything(setup: &Setup, seed: u64, durable: bool, reset: Option<(u64, Reset
             (0..disks.len()).filter(|d| of(*d) != MemberState::Active).collect();
         device.stop().await.map_err(|e| format!("stop: {e}"))?;
         stopped_at.set(world.events());
-        // What was reset has to be opened again.
+        // What was reset has to be back, and opened again.
+        world.sleep(Duration::from_secs(10)).await;
         let began = Evenkeel::start(&world, &world.disks(), &setup, how).await;
         let device = began.map_err(|e| format!("second start: {e:?}"))?;
         if read_all(&device).await? != content {
