@@ -119,14 +119,20 @@ pub(crate) fn thawed(waited: Duration, still_away: usize) -> String {
     )
 }
 
-/// One member too many failed.
-pub(crate) fn halted(path: &str, trouble: Option<Trouble>, gone: usize, members: usize) -> String {
+/// More members failed than are tolerated, and did not come back.
+pub(crate) fn halted(away: &[(String, Option<Trouble>)], out: usize, members: usize) -> String {
+    let each: Vec<String> = away
+        .iter()
+        .map(|(path, trouble)| format!("{path} failed: {}.", because(*trouble)))
+        .collect();
+    let them = if away.len() == 1 { "it was" } else { "they were" };
+    let failure = if away.len() == 1 { "this failure is" } else { "these failures are" };
     format!(
-        "{path} failed: {}. {gone} of {members} members are out already, and the array tolerates \
-         no more. So this failure is not recorded, and no write is taken from now on; what can \
-         still be read is read. What was acknowledged is on the members and in the log. Bring \
-         {path} back, stop the array and start it again.",
-        because(trouble)
+        "{} {out} of {members} members are out already, and the array tolerates no more; {them} \
+         waited for, and did not come back. So {failure} not recorded, and no write is taken from \
+         now on; what can still be read is read. What was acknowledged is on the members and in \
+         the log. Bring back what failed, stop the array and start it again.",
+        each.join(" ")
     )
 }
 

@@ -25,7 +25,7 @@ use evenkeel_journal::sync::{join_all, within};
 use evenkeel_journal::{BLOCK, Buf, Disk, DiskError, MemberIndex, World};
 
 use crate::advance::Place;
-use crate::geometry::{SUPERBLOCK_A, SUPERBLOCK_BYTES};
+use crate::geometry::{LOG_OFFSET, SUPERBLOCK_A, SUPERBLOCK_BYTES};
 use crate::hung::Kind;
 use crate::members::Members;
 use crate::news::{self, Doing};
@@ -36,6 +36,8 @@ use crate::superblock::{BadSuperblock, Superblock};
 const GRACE: Duration = Duration::from_millis(250);
 /// Between two tries to open members again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Where a member is asked whether it still takes writes: nothing lies there.
+const ASKED_AT: u64 = LOG_OFFSET - BLOCK as u64;
 /// Writes that are written again together, of one member.
 const AGAIN_AT_ONCE: usize = 64;
 
@@ -156,43 +158,43 @@ impl<W: World> Members<W> {
         let began = self.0.world.now();
         self.0.world.sleep(GRACE).await;
         self.ask_the_others().await;
-        let bound = GRACE + self.0.watch.bound();
-        let (mut reset, mut enough_since) = (false, None);
+        let bound = self.0.watch.bound();
+        // Since when they are waited for, and since when enough are back.
+        let (mut waits_since, mut enough_since) = (None, None);
         while !self.is_halted() {
-            let waited = self.0.world.now() - began;
-            let mut back = Vec::new();
-            if reset {
-                back = self.reopen_all().await;
-            }
+            let now = self.0.world.now();
+            let over = waits_since.is_some_and(|since| now - since >= bound);
+            let back = if waits_since.is_some() { self.reopen_all().await } else { Vec::new() };
             self.quiet().await;
             self.write_all_again(back).await;
             if self.too_many_are_out() {
                 // An array that is being made has nothing to come back to.
-                if (reset && waited >= bound) || self.superblock().epoch == 0 {
+                if over || self.superblock().epoch == 0 {
                     return self.give_up();
                 }
                 enough_since = None;
-                if !std::mem::replace(&mut reset, true) {
+                if waits_since.replace(waits_since.unwrap_or(now)).is_none() {
                     self.tell_of_reset();
                     continue;
                 }
             } else {
                 // The rest may follow those that are back.
-                let since = *enough_since.get_or_insert(waited);
+                let long = now - *enough_since.get_or_insert(now) >= bound / 4;
                 let all = self.those(|m| m.away).is_empty();
-                if !reset || all || waited >= bound || waited - since >= bound / 4 {
-                    return self.thaw(reset.then_some(waited)).await;
+                if waits_since.is_none() || all || over || long {
+                    return self.thaw(waits_since.map(|_| now - began)).await;
                 }
             }
             self.0.world.sleep(PAUSE).await;
         }
     }
 
-    /// Whether the other members still answer: some of them may not have been asked for anything
-    /// during the grace. One that does not is away, too.
+    /// Whether the other members still answer and take writes: some of them may not have been asked
+    /// for anything during the grace. One that does not is away, too.
     async fn ask_the_others(&self) {
+        let zeros = Buf::zeroed(BLOCK).freeze();
         let ask = |member: MemberIndex| {
-            let (this, disk) = (self.clone(), self.disk(member));
+            let (this, disk, zeros) = (self.clone(), self.disk(member), zeros.clone());
             async move {
                 let Some(disk) = disk else {
                     return (member, Some(Ok(())));
@@ -200,9 +202,10 @@ impl<W: World> Members<W> {
                 let asked = async move {
                     // A sector that cannot be read is an answer, too: the disk is there.
                     match disk.read(SUPERBLOCK_A, Buf::new(BLOCK)).await.0 {
-                        Err(DiskError::Gone) => Err(DiskError::Gone),
-                        _ => disk.flush().await,
+                        Err(DiskError::Gone) => return Err(DiskError::Gone),
+                        _ => disk.write(ASKED_AT, vec![zeros]).await?,
                     }
+                    disk.flush().await
                 };
                 let done = this.0.watch.wait(&this.0.world, member, Kind::Write, asked).await;
                 (member, done)
@@ -357,9 +360,9 @@ impl<W: World> Members<W> {
         {
             let members = self.0.members.borrow();
             let out = members.iter().filter(|m| !m.away && m.state != MemberState::Active).count();
-            if let Some(m) = members.iter().find(|m| m.away) {
-                self.0.news.tell(news::halted(&m.path(), m.trouble, out, members.len()));
-            }
+            let away = members.iter().filter(|m| m.away);
+            let away: Vec<_> = away.map(|m| (m.path(), m.trouble)).collect();
+            self.0.news.tell(news::halted(&away, out, members.len()));
         }
         self.halt();
     }

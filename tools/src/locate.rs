@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use evenkeel_journal::uring::{Access, UringDisk};
+use evenkeel_raid::hung::IO_TIMEOUT;
 use evenkeel_raid::locate::RowBlock;
 use evenkeel_raid::{Located, Progress};
 use evenkeel_ublk_target::control::client::CallError;
@@ -33,7 +34,7 @@ fn by_name(name: &str, byte: u64) -> Result<Located, Failure> {
         Ok(value) => serde_json::from_value(value).map_err(|e| {
             Failure::new(1, format!("The daemon of \"{name}\" speaks another version ({e})."))
         }),
-        Err(CallError::NoDaemon) => on_disks(&find::by_name(name)?, byte),
+        Err(CallError::NoDaemon) => on_disks(&find::by_name(name, IO_TIMEOUT)?, byte),
         Err(e) => Err(call_failure(name, e)),
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use evenkeel_journal::record::Record;
 use evenkeel_journal::replay::{ColumnCode, KeptCommit, LogContents, LogError, LogReader};
 use evenkeel_journal::uring::{Access, UringDisk};
-use evenkeel_journal::{BLOCK, MemberIndex};
+use evenkeel_journal::{BLOCK, Bounded, MemberIndex};
 use evenkeel_raid::codec::Code;
 use evenkeel_raid::geometry::LogHome;
 use evenkeel_raid::superblock::Superblock;
@@ -19,9 +19,10 @@ use crate::cli::LogArgs;
 use crate::progress::Shown;
 use crate::size::human;
 use crate::{Outcome, engine, find, print};
+use evenkeel_raid::hung::IO_TIMEOUT;
 
 pub fn run(args: &LogArgs) -> Outcome {
-    let (engine, _world) = engine::open()?;
+    let (engine, world) = engine::open()?;
     let mut newest: Option<Superblock> = None;
     let mut found: Vec<(Superblock, UringDisk, String)> = Vec::new();
     for path in &args.disks {
@@ -48,11 +49,11 @@ pub fn run(args: &LogArgs) -> Outcome {
         eprintln!("evenkeel: {path} is of an older epoch, so its log is left out.");
     }
     let g = &newest.geometry;
-    let members: Vec<(MemberIndex, UringDisk)> = found
+    let members: Vec<_> = found
         .iter()
         .filter(|(s, ..)| s.epoch == newest.epoch)
         .filter(|(s, ..)| g.log_devices().contains(&usize::from(s.index)))
-        .map(|(s, disk, _)| (MemberIndex(s.index), disk.clone()))
+        .map(|(s, disk, _)| (MemberIndex(s.index), Bounded::new(&world, disk, IO_TIMEOUT)))
         .collect();
     let code = Code::new(g.level, g.data, g.parity)
         .map_err(|e| Failure::new(17, format!("The array cannot be read: {e}.")))?;

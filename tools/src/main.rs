@@ -2,13 +2,14 @@
 //!
 //! - [`cli`] what can be said; [`size`] sizes; [`place`] the run directory and its files;
 //! - [`probe`] what a disk is; [`held`] who uses it; [`signature`] what else is on it; [`find`] members
-//!   by the name of their array; [`shape`] how many chunks are data and parity;
+//!   by the name of their array; [`aside`] reading what may never answer; [`shape`] how many chunks are data and parity;
 //! - [`create`], [`destroy`], [`start`], [`stop`], [`status`], [`fail`], [`wait`], [`examine`], [`log`],
 //!   [`locate`].
 //!
 //! What must hold: nothing is printed to standard output but the answer; an error is a full
 //! sentence on standard error and one of the exit codes of [`Failure`].
 
+mod aside;
 mod cli;
 mod create;
 mod destroy;

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use evenkeel_raid::hung::IO_TIMEOUT;
 use evenkeel_raid::{Ack, StartOptions};
 use evenkeel_ublk_target::control::{Failure, Request, client};
 use evenkeel_ublk_target::daemon::{self, DaemonConfig};
@@ -20,7 +21,9 @@ pub fn run(args: &StartArgs) -> Outcome {
     if args.socket.is_some() && args.via != Via::Nbd {
         return Err(Failure::new(2, "--socket is for --via nbd: a ublk device has no socket."));
     }
-    let (name, disks) = find_disks(&args.what)?;
+    let io_timeout = args.io_timeout.map(Duration::from_secs);
+    let bound = io_timeout.unwrap_or(IO_TIMEOUT);
+    let (name, disks) = find_disks(&args.what, bound)?;
     place::check_name(&name)?;
     if let Ok(status) = client::call(&place::run_dir(), &name, &Request::Status) {
         return Err(Failure::new(
@@ -44,7 +47,7 @@ pub fn run(args: &StartArgs) -> Outcome {
             accept_missing: args.accept_missing,
             force: args.force,
             checksum_cache: args.checksum_cache,
-            io_timeout: args.io_timeout.map(Duration::from_secs),
+            io_timeout,
         },
         ack,
         via: match args.via {
@@ -73,9 +76,9 @@ pub fn name_alone(what: &[PathBuf]) -> Option<&str> {
 }
 
 /// The name of the array that is meant, and the disks to start it from.
-fn find_disks(what: &[PathBuf]) -> Result<(String, Vec<PathBuf>), Failure> {
+fn find_disks(what: &[PathBuf], bound: Duration) -> Result<(String, Vec<PathBuf>), Failure> {
     if let Some(name) = name_alone(what) {
-        return Ok((name.to_owned(), find::by_name(name)?));
+        return Ok((name.to_owned(), find::by_name(name, bound)?));
     }
     let mut identities = Vec::new();
     for disk in what {
@@ -87,15 +90,15 @@ fn find_disks(what: &[PathBuf]) -> Result<(String, Vec<PathBuf>), Failure> {
         identities.push((&**disk, identity));
     }
     probe::check_distinct(identities)?;
-    Ok((name_on(what)?, what.iter().map(|d| place::absolute(d)).collect()))
+    Ok((name_on(what, bound)?, what.iter().map(|d| place::absolute(d)).collect()))
 }
 
 /// The name in the newest superblock of these disks.
-fn name_on(disks: &[PathBuf]) -> Result<String, Failure> {
+fn name_on(disks: &[PathBuf], bound: Duration) -> Result<String, Failure> {
     let mut newest: Option<(u64, String)> = None;
     let mut unreadable = None;
-    for disk in disks {
-        match read_name(disk) {
+    for (disk, copies) in disks.iter().zip(find::superblocks_of(disks, bound)) {
+        match name_in(disk, copies) {
             Ok(Some(found)) if newest.as_ref().is_none_or(|(epoch, _)| *epoch < found.0) => {
                 newest = Some(found);
             }
@@ -116,9 +119,12 @@ fn name_on(disks: &[PathBuf]) -> Result<String, Failure> {
     }
 }
 
-fn read_name(disk: &Path) -> Result<Option<(u64, String)>, Failure> {
-    let copies = find::superblocks(disk)
-        .map_err(|e| Failure::new(1, format!("{} cannot be read: {e}.", disk.display())))?;
+fn name_in(
+    disk: &Path,
+    copies: std::io::Result<Vec<find::Copy>>,
+) -> Result<Option<(u64, String)>, Failure> {
+    let copies =
+        copies.map_err(|e| Failure::new(1, format!("{} cannot be read: {e}.", disk.display())))?;
     if let Some(s) = find::counting(&copies) {
         return Ok(Some((s.epoch, s.name.clone())));
     }

@@ -47,6 +47,8 @@ const WORKERS_MAX: u32 = 1024;
 /// How often an interrupted operation is issued again.
 const AGAIN_MAX: u32 = 16;
 
+/// Where udev names devices by what they are.
+const BY_ID: &str = "/dev/disk/by-id";
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 const BLKSSZGET: libc::c_ulong = 0x1268;
 const BLOCK_URING_CMD_DISCARD: u32 = 0x1200;
@@ -98,6 +100,13 @@ fn backing_file(meta: &Metadata) -> Option<PathBuf> {
     (offset.trim() == "0").then(|| PathBuf::from(path.trim_end_matches('\n')))
 }
 
+/// The links in a folder that lead to `target`.
+pub(super) fn links_to(folder: &Path, target: &Path) -> Vec<PathBuf> {
+    let Ok(target) = target.canonicalize() else { return Vec::new() };
+    let all = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
+    all.filter(|link| link.canonicalize().is_ok_and(|p| p == target)).collect()
+}
+
 /// Whether the file's content is kept by a server that may be silent for long.
 fn is_served(file: &File) -> bool {
     const FUSE: i64 = 0x6573_5546;
@@ -134,6 +143,7 @@ enum Discard {
 struct Inner {
     file: RingFile,
     path: PathBuf,
+    lasting: Vec<PathBuf>,
     access: Access,
     bytes: u64,
     is_file: bool,
@@ -166,6 +176,8 @@ pub(super) struct Opened {
     id: (u64, u64),
     served: bool,
     backing: Option<File>,
+    /// Names that a device keeps when it comes back as another node.
+    lasting: Vec<PathBuf>,
 }
 
 impl Opened {
@@ -203,8 +215,10 @@ impl Opened {
         if let Some(file) = &backing {
             flock(file, lock)?;
         }
+        let path = std::path::absolute(path)?;
         Ok(Opened {
-            path: std::path::absolute(path)?,
+            lasting: if device { links_to(Path::new(BY_ID), &path) } else { Vec::new() },
+            path,
             access,
             bytes: bytes & !4095,
             is_file: !device,
@@ -238,6 +252,7 @@ impl UringDisk {
         UringDisk(Rc::new(Inner {
             file: RingFile::new(driver, OwnedFd::from(opened.file)),
             path: opened.path,
+            lasting: opened.lasting,
             access: opened.access,
             bytes: opened.bytes,
             is_file: opened.is_file,
@@ -251,9 +266,10 @@ impl UringDisk {
         }))
     }
 
-    /// Path and access that it was opened with.
-    pub(super) fn opened_as(&self) -> (&Path, Access) {
-        (&self.0.path, self.0.access)
+    /// Names that may lead to it, the lasting ones first, and the access that it was opened with.
+    pub(super) fn opened_as(&self) -> (Vec<PathBuf>, Access) {
+        let names = self.0.lasting.iter().chain([&self.0.path]);
+        (names.cloned().collect(), self.0.access)
     }
 
     /// Set while a thread tries to open it again.

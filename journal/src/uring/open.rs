@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{TryRecvError, channel};
@@ -71,7 +71,7 @@ impl UringDisk {
         Ok(UringDisk::new(driver, opened))
     }
 
-    /// What its path leads to now, opened and locked like this one; this one itself, if it is that
+    /// What its lasting names, or its path, lead to now, opened and locked like this one; this one itself, if it is that
     /// still. None if nothing is to be had, if that is shorter, or while an earlier try has not
     /// ended.
     pub(super) fn again(
@@ -85,17 +85,19 @@ impl UringDisk {
                 return None;
             }
             let flag = Flag(opening);
-            let (path, access) = disk.opened_as();
-            let (path, access): (PathBuf, Access) = (path.to_owned(), access);
+            let (names, access) = disk.opened_as();
             let open = move || {
                 let _flag = flag;
-                match Opened::open(&path, access) {
-                    // We hold what is there ourselves, or somebody else does.
-                    Err(e) if is_held(&e) => identity(&path).map(Err),
-                    opened => opened.map(Ok),
-                }
+                names.iter().filter_map(|name| name.canonicalize().ok()).find_map(|path| {
+                    match Opened::open(&path, access) {
+                        Ok(opened) => Some(Ok(opened)),
+                        // We hold what is there ourselves, or somebody else does.
+                        Err(e) if is_held(&e) => identity(&path).ok().map(Err),
+                        Err(_) => None,
+                    }
+                })
             };
-            match aside(driver.clone(), open).await?.ok()? {
+            match aside(driver.clone(), open).await?? {
                 Ok(opened) => Some(UringDisk::new(&driver, opened)),
                 Err(id) => (id == disk.id() && !disk.is_shorter()).then_some(disk),
             }

@@ -118,6 +118,11 @@ fn a_disk_is_opened_again() {
         assert_ne!(other.id(), d.id());
         assert_eq!(other.facts().bytes, 2 << 20);
         assert!(UringDisk::open(e.driver(), &path, Access::ReadWrite).is_err_and(|e| is_held(&e)));
+        let links = t.0.join("links");
+        fs::create_dir(&links).expect("a folder");
+        std::os::unix::fs::symlink(&path, links.join("one")).expect("a link");
+        std::os::unix::fs::symlink(t.0.join("b"), links.join("two")).expect("a link");
+        assert_eq!(super::disk::links_to(&links, &path), [links.join("one")]);
         // What somebody else holds is not to be had; a file that was cut is not the same.
         assert!(world.reopen(&d).await.is_none());
         OpenOptions::new().write(true).open(&path).and_then(|f| f.set_len(1 << 20)).expect("cut");

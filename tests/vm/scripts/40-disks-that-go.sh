@@ -1,7 +1,8 @@
 #!/bin/bash
 # Disks that go, each in another way, while fio writes: pulled from the virtual machine, removed from the
 # PCI and from the SCSI bus, set offline, replaced by errors, switched off. Two RAID-6 over virtio,
-# SCSI, device mapper and null_blk disks: of each two may go, and a third one is too many.
+# SCSI, device mapper and null_blk disks: of each two may go, and a third one is too many, unless it comes
+# back soon.
 #
 #   tests/vm/boot --disks 4 --size 64M --unplug tests/vm/scripts/40-disks-that-go.sh
 #
@@ -144,7 +145,8 @@ back() {
 begin() { # begin NAME DISK...
 	array=$1
 	run "$evenkeel" create "$array" --level raid6 "${@:2}"
-	start_array "${@:2}"
+	# What is too many is waited for that long.
+	start_array --io-timeout 4 "${@:2}"
 	write_pattern flushed 0 conv=fsync
 	load "$array" "$device" --offset=16m --size=4m
 }
@@ -184,6 +186,26 @@ stop_array
 step "A RAID-6 over SCSI, device mapper and null_blk, with fio writing"
 survivor=${null[3]}
 begin errors "${scsi[2]}" "${scsi[3]}" "${mapped[0]}" "${mapped[1]}" "${null[2]}" "${null[3]}"
+
+step "Three of them fail together, and are back after two seconds"
+write_pattern acknowledged 4
+wait_busy
+for disk in "${scsi[2]}" "${scsi[3]}"; do echo offline >"/sys/block/${disk##*/}/device/state"; done
+table mapped2 "0 $(sectors "${mapped[0]}") error"
+say "Two are offline and one gives errors, with $busy writes on the way."
+sleep 2
+for disk in "${scsi[2]}" "${scsi[3]}"; do echo running >"/sys/block/${disk##*/}/device/state"; done
+table mapped2 "0 $(sectors "${virtio[2]}") linear ${virtio[2]} 0"
+load_goes_on
+for text in "members failed at once" "All members are back"; do
+	grep -qF "$text" "$run_dir/$array.log" || fail "the log does not say \"$text\""
+	say "It says: $(grep -F "$text" "$run_dir/$array.log")"
+done
+is_state healthy || fail "the state is $(status_of .state)"
+expect "disks that it can lose" "$(status_of .can_lose)" = 2
+holds flushed 0
+holds acknowledged 4
+ok "fio goes on and reads back all that it wrote, nobody is failed, and all is there"
 
 step "A SCSI disk is set offline"
 goes "set offline (SCSI)" "${scsi[2]}" 1

@@ -1,8 +1,9 @@
 //! The memory of the tags: 1 MiB each, in one region that the ring knows.
 //!
 //! What must hold: a tag's buffer is used for the next request only if nobody holds any of it. A
-//! read or write that hangs on a member keeps it (DESIGN I4); the tag then goes on with a spare.
-//! How many are kept that way is bounded by what may be in flight to a disk.
+//! read or write that hangs on a member keeps it (I4), and whole stripes keep it until the members
+//! are flushed (I7); the tag then goes on with a spare. Spares are used again and not given back.
+//! When [`HELD_MAX`] are held, writes are copied, so that only as much is kept as they are long.
 
 use std::any::Any;
 use std::io;
@@ -12,6 +13,9 @@ use std::rc::Rc;
 use evenkeel_journal::uring::Driver;
 use evenkeel_journal::uring::files::Region;
 use evenkeel_journal::{Buf, Slice};
+
+/// Buffers that may be held after their requests have ended, before writes are copied.
+const HELD_MAX: usize = 256;
 
 /// Pages mapped for all tags together.
 struct Pages {
@@ -86,6 +90,18 @@ impl Pool {
             Rc::new(Place { at, _pages: Rc::new(spare) })
         });
         TagBuffer { place, bytes: self.bytes }
+    }
+
+    /// Whether so many buffers are held that no more should be.
+    pub fn is_crowded(&mut self) -> bool {
+        if self.held.len() >= HELD_MAX {
+            let held = std::mem::take(&mut self.held);
+            let (free, held) = held.into_iter().partition(|p| Rc::strong_count(p) == 1);
+            self.held = held;
+            let free: Vec<_> = free;
+            self.free.extend(free);
+        }
+        self.held.len() >= HELD_MAX
     }
 
     /// Gives a buffer back that others may still hold.
@@ -166,5 +182,20 @@ mod tests {
         assert!(slice.iter().all(|x| *x == 7));
         drop(slice);
         assert_eq!(pool.take().address(), was, "free again");
+    }
+
+    #[test]
+    fn only_so_many_are_held() {
+        let e = Engine::new().expect("a ring");
+        let mut pool = Pool::new(e.driver(), 1, 4096).expect("memory");
+        let mut slices = Vec::new();
+        while !pool.is_crowded() {
+            let buffer = pool.take();
+            slices.push(buffer.source(4096).expect("it fits"));
+            pool.put(buffer);
+        }
+        assert_eq!(slices.len(), HELD_MAX);
+        slices.truncate(HELD_MAX - 1);
+        assert!(!pool.is_crowded() && pool.free.len() == 1);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use evenkeel_journal::Slice;
 use evenkeel_raid::RequestError;
 use libublk::sys;
 
@@ -83,7 +84,10 @@ impl Request {
         let done = match self {
             Request::Read { at, len } => return read(target, at, len, buffer, pool).await,
             Request::Write { at, len, fua } => {
-                let Some(data) = buffer.source(len) else { return -libc::EINVAL };
+                let Some(mut data) = buffer.source(len) else { return -libc::EINVAL };
+                if pool.borrow_mut().is_crowded() {
+                    data = Slice::copy_of(&data);
+                }
                 let done = target.write(at, data, fua).await;
                 renew(buffer, pool);
                 done.map(|()| len as i32)
@@ -136,8 +140,8 @@ fn errno(e: RequestError) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use evenkeel_journal::Buf;
     use evenkeel_journal::uring::Engine;
-    use evenkeel_journal::{Buf, Slice};
     use std::cell::Cell;
     use std::rc::Rc;
 
