@@ -476,6 +476,36 @@ impl<D: Disk> LogReader<'_, D> {
         Some(Whole { payload, inline, damaged })
     }
 
+    /// What is left of a commit that is known to be in the log: the commit, and which of its columns
+    /// are damaged (its records are left out). `Err`: how many may be, where it is not whole any more.
+    ///
+    /// # Errors
+    /// As said.
+    pub async fn look(&self, number: CommitNumber, row: u64) -> Result<KeptCommit, usize> {
+        let reads = self.members.iter().map(|(i, d)| self.read_rows(*i, d, row, 1));
+        let mut seen: Vec<ColumnHeader> = Vec::new();
+        for (member, blocks) in join_all(reads.collect()).await {
+            let block = blocks.into_iter().flatten().next();
+            let found = block.map(|b| ColumnHeader::decode(&b, self.geometry.array, row));
+            let Some(Ok(Some(h))) = found else { continue };
+            let own = h.number == number && h.member == u16::from(member.0);
+            if own && seen.iter().all(|s| !s.same_commit(&h)) {
+                seen.push(h);
+            }
+        }
+        let mut damaged = 1;
+        for header in seen {
+            if let Some(whole) = self.gather(&header, None).await {
+                let damaged_columns = whole.damaged;
+                return Ok(KeptCommit { header, records: Vec::new(), damaged_columns });
+            }
+            let here = |m: &&u8| self.members.iter().any(|(i, _)| i.0 == **m);
+            let columns = header.members.iter().filter(here).count();
+            damaged = damaged.max(columns.saturating_sub(usize::from(header.width) - 1));
+        }
+        Err(damaged)
+    }
+
     /// Header and payload of a column; the payload is as long as the longest column's.
     async fn read_column(
         &self,

@@ -11,6 +11,7 @@
 //! it (what it names lies there, wherever the log is), write the columns, move the ring's tail, flush if somebody waits, tell them.
 
 mod room;
+mod scrub;
 mod writer;
 
 use std::cell::{Cell, RefCell};
@@ -175,6 +176,13 @@ struct State {
     /// Rows are counted on without end; the place in the area is the rest by its size.
     head_total: u64,
     space_tail: u64,
+    /// Rows before this one are not needed any more by any start: a durable commit says so. The
+    /// space is free up to here, unless somebody reads there.
+    announced_tail: u64,
+    /// Somebody reads the commit at this row.
+    pinned: Option<u64>,
+    /// The commits between `space_tail` and the head: number and row.
+    placed: VecDeque<(CommitNumber, u64)>,
     reserved_rows: u64,
     charged_rows: u64,
     commits: VecDeque<CommitInfo>,
@@ -283,6 +291,7 @@ impl<W: World, D: LogDevices> Journal<W, D> {
         for c in &mut commits {
             c.tail_total = oldest;
         }
+        let placed = commits.iter().map(|c| (c.number, c.row_total)).collect();
         let last_lsn = Lsn(start.lsn.0 - 1);
         let live = (start.first_lsn.0..start.lsn.0).map(|_| 0).collect();
         let state = State {
@@ -299,6 +308,9 @@ impl<W: World, D: LogDevices> Journal<W, D> {
             known_durable: start.prev,
             head_total,
             space_tail: oldest,
+            announced_tail: oldest,
+            pinned: None,
+            placed,
             reserved_rows: 0,
             charged_rows: 0,
             commits,
@@ -559,7 +571,7 @@ impl<W: World, D: LogDevices> Journal<W, D> {
     pub fn move_tail(&self) {
         let mut s = self.0.state.borrow_mut();
         let tail = s.commits.front().map_or(s.head_total, |c| c.row_total);
-        if tail >= s.space_tail + 2 && s.pending.is_empty() {
+        if tail >= s.announced_tail + 2 && s.pending.is_empty() {
             s.want_empty = true;
             s.flush_tail = true;
             drop(s);
@@ -590,6 +602,39 @@ impl<W: World, D: LogDevices> Journal<W, D> {
         }
     }
 
+    /// Writes a commit without records, which says where the tail is now, and makes it durable.
+    /// Without a row to spare nothing is done.
+    pub async fn announce_tail(&self) -> Result<(), Halted> {
+        let before = {
+            let mut s = self.0.state.borrow_mut();
+            if self.free_rows(&s) == 0 {
+                return Ok(());
+            }
+            (s.want_empty, s.flush_tail) = (true, true);
+            s.next_number
+        };
+        self.written_and_durable(before).await
+    }
+
+    /// Waits until a commit of this number or a higher one is durable.
+    async fn written_and_durable(&self, number: CommitNumber) -> Result<(), Halted> {
+        loop {
+            {
+                let mut s = self.0.state.borrow_mut();
+                if s.halted || self.0.writer_gone.get() {
+                    return Err(Halted);
+                }
+                if s.last >= number && s.durable_number >= number {
+                    return Ok(());
+                }
+                s.flush_tail = true;
+            }
+            let moved = self.0.progress.wait();
+            self.0.work.notify();
+            moved.await;
+        }
+    }
+
     /// Empties the log: writes a commit whose tail is itself, and makes it durable. Everything
     /// must be released before.
     pub async fn close(&self) -> Result<(), Halted> {
@@ -598,22 +643,8 @@ impl<W: World, D: LogDevices> Journal<W, D> {
             let mut s = self.0.state.borrow_mut();
             (s.want_empty, s.flush_tail) = (true, true);
         }
-        loop {
-            {
-                let mut s = self.0.state.borrow_mut();
-                if s.halted {
-                    return Err(Halted);
-                }
-                if s.last >= before && s.durable_number >= before {
-                    s.stopped = true;
-                    break;
-                }
-                s.flush_tail = true;
-            }
-            let moved = self.0.progress.wait();
-            self.0.work.notify();
-            moved.await;
-        }
+        self.written_and_durable(before).await?;
+        self.0.state.borrow_mut().stopped = true;
         self.0.work.notify();
         Ok(())
     }

@@ -71,7 +71,7 @@ impl<W: World, D: LogDevices> Journal<W, D> {
         }
         // A commit without records that moves the tail and gives back more than it takes.
         let tail = s.commits.front().map_or(s.head_total, |c| c.row_total);
-        if s.room_waiters > 0 && !unflushed && tail >= s.space_tail + 2 {
+        if s.room_waiters > 0 && !unflushed && tail >= s.announced_tail + 2 {
             return Step::Commit;
         }
         Step::Wait
@@ -123,6 +123,14 @@ impl<W: World, D: LogDevices> Journal<W, D> {
         {
             let mut s = self.0.state.borrow_mut();
             s.durable_number = s.durable_number.max(number);
+            // Space is free again once a commit with a tail beyond it is durable.
+            let durable = s.durable_number;
+            let announced =
+                s.commits.iter().take_while(|c| c.number <= durable).map(|c| c.tail_total);
+            if let Some(tail) = announced.max() {
+                s.announced_tail = s.announced_tail.max(tail);
+                Self::free_space(&mut s);
+            }
             if s.durable_number >= s.last {
                 s.flush_tail = false;
             }
@@ -133,17 +141,7 @@ impl<W: World, D: LogDevices> Journal<W, D> {
             }
         }
         released.into_iter().for_each(|(_, r)| self.let_go(r));
-        {
-            let mut s = self.0.state.borrow_mut();
-            // Space is free again once a commit with a tail beyond it is durable.
-            let durable = s.durable_number;
-            let announced =
-                s.commits.iter().take_while(|c| c.number <= durable).map(|c| c.tail_total);
-            if let Some(tail) = announced.max() {
-                s.space_tail = s.space_tail.max(tail);
-            }
-            Self::advance_tail(&mut s);
-        }
+        Self::advance_tail(&mut self.0.state.borrow_mut());
         self.0.progress.notify();
         self.0.room.notify();
         self.0.idle.notify();
@@ -213,6 +211,7 @@ impl<W: World, D: LogDevices> Journal<W, D> {
         let lsn_last = batch.last().map_or(s.written, |p| p.lsn);
         let lsn_first = batch.first().map_or(lsn_last.next(), |p| p.lsn);
         s.commits.push_back(CommitInfo { number, row_total, lsn_last, tail_total });
+        s.placed.push_back((number, row_total));
         if !batch.is_empty() {
             s.last_with_records = number;
         }
