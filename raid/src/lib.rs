@@ -4,7 +4,7 @@
 //! - [`codec`] the erasure codes: pure arithmetic;
 //! - [`geometry`] where everything lies; [`superblock`] what a member says of itself; [`epoch`] which
 //!   membership is in force; [`mod@locate`] where a byte of the device lies;
-//! - [`mod@array`] requests, cache, destage, start and stop;
+//! - [`mod@array`] requests, cache, destage, start and stop; [`scrub`] how far a scrub is;
 //! - [`options`], [`status`], [`error`] what goes in and what comes out.
 
 mod advance;
@@ -23,6 +23,7 @@ pub mod options;
 pub mod page;
 mod replay;
 mod reset;
+pub mod scrub;
 pub mod status;
 pub mod superblock;
 mod unflushed;

@@ -191,28 +191,56 @@ impl Map {
                 w.saved.push(saved);
                 continue;
             }
-            let page = self.map_page(nth);
-            let old = self.pages[page as usize];
-            let (generation, place) = (old.generation + 1, 1 - old.place);
-            let head = Head { kind: PAGE_MAP, page, place, generation, lsn };
-            let mut b = head.page(self.array);
-            let first = nth * PAGE_ENTRIES;
-            let last = (first + PAGE_ENTRIES).min(self.geometry.stripes);
-            for (i, e) in self.entries[first as usize..last as usize].iter().enumerate() {
-                let at = PAGE_HEAD + i * ENTRY_BYTES;
-                put_u32(&mut b, at, e.slot.map_or(0, |s| s.0 + 1));
-                put_u64(&mut b, at + 8, e.lsn.0);
-            }
-            page::seal(&mut b);
-            writes.push(PageWrite {
-                page,
-                generation,
-                place,
-                bytes: b.freeze(),
-                saved: vec![saved],
-            });
+            let mut write = self.entries_page(nth, lsn);
+            write.saved.push(saved);
+            writes.push(write);
         }
         writes
+    }
+
+    /// A page of entries as it is to be written next; it ends no hold.
+    fn entries_page(&self, nth: u64, lsn: Lsn) -> PageWrite {
+        let page = self.map_page(nth);
+        let old = self.pages[page as usize];
+        let (generation, place) = (old.generation + 1, 1 - old.place);
+        let head = Head { kind: PAGE_MAP, page, place, generation, lsn };
+        let mut b = head.page(self.array);
+        let first = nth * PAGE_ENTRIES;
+        let last = (first + PAGE_ENTRIES).min(self.geometry.stripes);
+        for (i, e) in self.entries[first as usize..last as usize].iter().enumerate() {
+            let at = PAGE_HEAD + i * ENTRY_BYTES;
+            put_u32(&mut b, at, e.slot.map_or(0, |s| s.0 + 1));
+            put_u64(&mut b, at + 8, e.lsn.0);
+        }
+        page::seal(&mut b);
+        PageWrite { page, generation, place, bytes: b.freeze(), saved: Vec::new() }
+    }
+
+    /// A page, of either kind, that is written anew from memory: no whole copy of it is left. It ends
+    /// no hold, since the checksums do not go home with it.
+    #[must_use]
+    pub fn page_again(&self, page: u64, lsn: Lsn) -> PageWrite {
+        match page.checked_sub(self.geometry.root_pages()) {
+            Some(nth) => self.entries_page(nth, lsn),
+            None => self.root_page(page, lsn),
+        }
+    }
+
+    /// What lies at a page's home on every member that has a copy; None if it was never written.
+    #[must_use]
+    pub fn page_at_home(&self, page: u64) -> Option<Head> {
+        let Page { generation, place } = self.pages[page as usize];
+        let root = page < self.geometry.root_pages();
+        let kind = if root { PAGE_ROOT } else { PAGE_MAP };
+        (generation > 0).then_some(Head { kind, page, place, generation, lsn: Lsn(0) })
+    }
+
+    /// Up to `most` stripes with a slot, from this one on, ascending.
+    #[must_use]
+    pub fn next_mapped(&self, from: Stripe, most: usize) -> Vec<Stripe> {
+        let rest = self.entries.iter().enumerate().skip(from.0 as usize);
+        let mapped = rest.filter(|(_, e)| e.slot.is_some()).map(|(i, _)| Stripe(i as u64));
+        mapped.take(most).collect()
     }
 
     /// Root pages that do not yet know of these map pages, as they are to be written.

@@ -7,6 +7,8 @@
 //! since it was written again. Journal devices are counted apart: the log survives fewer of them, or
 //! as many.
 
+mod copies;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -345,6 +347,11 @@ impl<W: World> Members<W> {
     /// So many blocks or pages of a member were written again, and read back.
     pub(crate) fn healed(&self, member: MemberIndex, count: u64) {
         self.0.members.borrow_mut()[member.at()].healed += count;
+    }
+
+    /// Says something that people should know.
+    pub(crate) fn tell(&self, sentence: String) {
+        self.0.news.tell(sentence);
     }
 
     /// No copy of a page of checksums is left.

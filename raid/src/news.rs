@@ -10,6 +10,8 @@ use std::time::Duration;
 use evenkeel_journal::DiskError;
 use evenkeel_journal::sync::Signal;
 
+use crate::scrub::{Run, RunState, Tally};
+
 /// Most sentences that wait to be told.
 const WAITING_MAX: usize = 256;
 
@@ -168,6 +170,45 @@ pub(crate) fn sums_lost(array: &str, page: u64) -> String {
         "Array {array}: no copy of page {page} of the checksums is left. What only it knew cannot \
          be told from wrong bytes any more: those blocks give EIO until they are overwritten."
     )
+}
+
+/// A scrub begins.
+pub(crate) fn scrub_begins(array: &str, check_only: bool, sums: bool) -> String {
+    let what = if sums {
+        "every block in use is compared with its checksum"
+    } else {
+        "the parity of every stripe in use is compared with its data"
+    };
+    let then = if check_only { "only looked at" } else { "made right" };
+    format!("Array {array}: a scrub begins: {what}, and what is wrong is {then}.")
+}
+
+/// A scrub that a start goes on with.
+pub(crate) fn scrub_goes_on(array: &str, run: &Run) -> String {
+    format!(
+        "Array {array}: the scrub that had not ended goes on; {} bytes were compared before.",
+        run.done_bytes
+    )
+}
+
+/// A scrub ended, or was broken off.
+pub(crate) fn scrub_ended(array: &str, run: &Run) -> String {
+    let Tally { mismatches, healed, unrepairable } = run.tally;
+    let how = match run.state {
+        RunState::Ended => "ended",
+        RunState::Stopped => "was stopped",
+        RunState::UnderWay => "was broken off, and goes on with the next start",
+    };
+    let rest = match (mismatches, unrepairable) {
+        (0, _) => "nothing was wrong".to_owned(),
+        (n, 0) => format!("{n} were wrong, {healed} of them were made right"),
+        (n, bad) => format!(
+            "{n} were wrong, {healed} of them were made right, and {bad} cannot be: more of their \
+             rows is gone than the array tolerates"
+        ),
+    };
+    let only = if run.check_only { " It was to look only." } else { "" };
+    format!("Array {array}: the scrub {how}. Of {} bytes, {rest}.{only}", run.done_bytes)
 }
 
 #[cfg(test)]

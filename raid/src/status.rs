@@ -91,14 +91,30 @@ pub struct RebuildStatus {
 /// A scrub that goes on, or the last one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ScrubStatus {
+    /// Whether it goes on now.
+    pub running: bool,
+    /// Whether it only looks.
+    pub check_only: bool,
+    /// Whether a person stopped it before it was through.
+    pub stopped: bool,
+    /// Seconds since 1970 when it began.
+    pub started: u64,
+    /// Seconds since 1970 when it ended; none: it has not, and a start goes on with it.
+    pub ended: Option<u64>,
     /// Bytes done.
     pub done_bytes: u64,
-    /// Bytes in all.
+    /// Bytes in all, as far as that is known.
     pub total_bytes: u64,
-    /// Rows that did not agree.
+    /// Blocks, copies of metadata and columns of the log that were wrong or could not be read.
     pub mismatches: u64,
-    /// Blocks mended.
+    /// Those of them that were mended.
     pub healed: u64,
+    /// Those of them that nobody can mend.
+    pub unrepairable: u64,
+    /// Bytes a second over the last while; 0 while it is not known.
+    pub bytes_per_s: u64,
+    /// Seconds left at this rate; none while it is not known.
+    pub eta_s: Option<u64>,
 }
 
 /// The disk log.

@@ -26,6 +26,7 @@ use evenkeel_raid::members::Members;
 use evenkeel_raid::page::{
     PAGE_CHECKSUMS, PAGE_HEAD, PAGE_MAGIC, PAGE_MAP, PAGE_ROOT, PAGE_SCRUB, PAGE_VERSION,
 };
+use evenkeel_raid::scrub::{RUN_BYTES, RUN_CHECK_ONLY, Run, RunState, ScrubPage, Tally};
 use evenkeel_raid::status::MemberState;
 use evenkeel_raid::superblock::{
     CHECKSUMS, COMPAT_KNOWN, HISTORY, INCOMPAT_KNOWN, JOURNAL_DEVICES, MAGIC, MemberEntry,
@@ -120,6 +121,8 @@ fn the_constants_are_those_of_the_page() {
         ("PAGE_MAP", PAGE_MAP.to_string()),
         ("PAGE_CHECKSUMS", PAGE_CHECKSUMS.to_string()),
         ("PAGE_SCRUB", PAGE_SCRUB.to_string()),
+        ("RUN_BYTES", RUN_BYTES.to_string()),
+        ("RUN_CHECK_ONLY", RUN_CHECK_ONLY.to_string()),
         ("PAGE_SUMS", PAGE_SUMS.to_string()),
         ("LOST_SUM", LOST_SUM.to_string()),
         ("CHECKSUMS", CHECKSUMS.to_string()),
@@ -563,5 +566,68 @@ fn pages_lie_as_the_page_says() {
         let written = disks[member.at()].0.borrow();
         let own = &written.iter().find(|w| w.0 == at).expect("a copy was written").1;
         assert_eq!((&own[32..36], &own[40..48]), (&le32(0)[..], &le64(2)[..]));
+    }
+}
+
+#[test]
+fn the_scrubs_page_lies_as_the_page_says() {
+    let states = [(RunState::UnderWay, 1), (RunState::Ended, 2), (RunState::Stopped, 3)];
+    for ((state, number), check_only) in states.into_iter().zip([true, false, true]) {
+        let tally = Tally {
+            mismatches: 0x4142_4344_4546_4748,
+            healed: 0x5152_5354_5556_5758,
+            unrepairable: 0x6162_6364_6566_6768,
+        };
+        let run = Run {
+            state,
+            check_only,
+            started: 0x0102_0304_0506_0708,
+            ended: 0x1112_1314_1516_1718,
+            next: 0x2122_2324_2526_2728,
+            done_bytes: 0x3132_3334_3536_3738,
+            tally,
+        };
+        let fields = [
+            ("state", le32(number)),
+            ("flags", le32(check_only.into())),
+            ("started", le64(run.started)),
+            ("ended", le64(run.ended)),
+            ("next", le64(run.next)),
+            ("done", le64(run.done_bytes)),
+            ("mismatches", le64(tally.mismatches)),
+            ("healed", le64(tally.healed)),
+            ("unrepairable", le64(tally.unrepairable)),
+        ];
+        for page in [
+            ScrubPage { now: Some(run), last: None },
+            ScrubPage { now: None, last: Some(run) },
+            ScrubPage { now: Some(run), last: Some(run) },
+        ] {
+            let b = page.encode(77, 1, 5);
+            let runs = [page.now, page.last].map(|r| {
+                r.map_or(vec![0; 64], |_| {
+                    let at = if page.now.is_some() { 64 } else { 128 };
+                    check("scrub-run", &b[at..at + 64], &fields);
+                    b[at..at + 64].to_vec()
+                })
+            });
+            let mut own = b.to_vec();
+            own[..64].fill(0);
+            let [now, last] = runs;
+            check("scrub-page", &own, &[("now", now), ("last", last)]);
+            let head = [
+                ("magic", PAGE_MAGIC.to_vec()),
+                ("version", le16(PAGE_VERSION)),
+                ("kind", le16(PAGE_SCRUB)),
+                ("array", le128(77)),
+                ("page", le64(0)),
+                ("place", le32(1)),
+                ("crc", le32(crc_with_zero(&b, 36))),
+                ("generation", le64(5)),
+                ("lsn", le64(0)),
+                ("content", b[64..].to_vec()),
+            ];
+            check("page", &b, &head);
+        }
     }
 }

@@ -94,7 +94,20 @@ fn what_a_daemon_prints_is_as_the_schema_says() {
         bytes_per_s: 3,
         eta_s: 4,
     });
-    status.scrub = Some(ScrubStatus { done_bytes: 1, total_bytes: 2, mismatches: 3, healed: 4 });
+    status.scrub = Some(ScrubStatus {
+        running: true,
+        check_only: true,
+        stopped: false,
+        started: 1,
+        ended: Some(2),
+        done_bytes: 1,
+        total_bytes: 2,
+        mismatches: 3,
+        healed: 4,
+        unrepairable: 5,
+        bytes_per_s: 6,
+        eta_s: Some(7),
+    });
     let full = serde_json::to_value(&status).expect("JSON");
     assert_eq!(check(&schema, &full), Ok(()));
 

@@ -6,6 +6,7 @@
 //!   checksums, rebuilt and healed; `extents.rs` what is mapped and what a hole;
 //! - `destage.rs` from the cache into the slots; `checkpoint.rs` from map and checksums to their
 //!   pages; `sums.rs` pages of checksums between members and memory;
+//! - `scrub.rs` everything that the members hold, compared and made right;
 //! - `pace.rs` when destage runs; `lost.rs` what becomes of blocks that nobody can give;
 //! - `start.rs` from disks to a running array (replay); `create.rs`; `stop.rs`;
 //! - `salvage.rs` what a start refuses and what force gives up; `parity.rs` what makes up for it;
@@ -26,6 +27,7 @@ mod parity;
 mod read;
 mod rows;
 mod salvage;
+mod scrub;
 mod slots;
 mod start;
 mod stop;
@@ -37,6 +39,7 @@ mod write;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use evenkeel_journal::log::{Halted, Journal, Release};
 use evenkeel_journal::sync::{Lock, Signal};
@@ -55,12 +58,14 @@ use crate::status::{
 pub use create::{Created, create, create_with_journals, plan};
 pub use extents::Extent;
 pub use locate::locate;
+pub use scrub::LATENCY_TARGET;
 pub use start::assemble;
 pub use transaction::{Transaction, TransactionBound, TransactionError, TransactionSize};
 
 use cache::{Cache, DirtyBlock};
 use locks::Locks;
 use lost::Marks;
+use scrub::Scrub;
 use slots::Slots;
 use sums::Sums;
 
@@ -87,6 +92,7 @@ struct Inner<W: World> {
     cache: RefCell<Cache>,
     lost: RefCell<Marks>,
     sums: Sums,
+    scrub: Scrub,
     /// Stripes whose rows could not be read in place: the next destage places them.
     unreadable: RefCell<BTreeSet<Stripe>>,
     slots: Slots,
@@ -111,12 +117,20 @@ struct Inner<W: World> {
 }
 
 /// A request under way; the stop waits for all of them.
-struct Request<W: World>(Array<W>);
+struct Request<W: World> {
+    array: Array<W>,
+    /// When it began, if a scrub wants to know.
+    began: Option<Duration>,
+}
 
 impl<W: World> Drop for Request<W> {
     fn drop(&mut self) {
-        self.0.0.requests.set(self.0.0.requests.get() - 1);
-        self.0.0.quiet.notify();
+        let inner = &self.array.0;
+        if let Some(began) = self.began {
+            inner.scrub.request_took(inner.world.now().saturating_sub(began));
+        }
+        inner.requests.set(inner.requests.get() - 1);
+        inner.quiet.notify();
     }
 }
 
@@ -187,7 +201,8 @@ impl<W: World> Array<W> {
         if writes {
             self.0.begun.set(self.0.begun.get() + 1);
         }
-        Ok(Request(self.clone()))
+        let began = self.0.scrub.is_running().then(|| self.0.world.now());
+        Ok(Request { array: self.clone(), began })
     }
 
     /// Makes all that was acknowledged before durable (I5), whichever connection it came by.
@@ -348,7 +363,7 @@ impl<W: World> Array<W> {
             can_lose: self.can_lose() as u32,
             members: members.collect(),
             rebuild: None,
-            scrub: None,
+            scrub: self.scrub_status(),
             log: LogStatus { size_bytes: rows * row_bytes, used_bytes: used * row_bytes },
             cache: CacheStatus {
                 dirty_bytes: self.0.cache.borrow().blocks * BLOCK as u64,

@@ -297,7 +297,7 @@ impl<W: World> Array<W> {
     }
 
     /// Counts and reports a block that is wrong, once.
-    fn found_bad(
+    pub(super) fn found_bad(
         &self,
         member: MemberIndex,
         at: u64,

@@ -27,6 +27,7 @@ use super::lost::Marks;
 use super::salvage::{
     LOG_GOES_HOME, Salvage, UNEVEN_READ_ONLY, check_right_to_start, give_up_ring,
 };
+use super::scrub::Scrub;
 use super::slots::Slots;
 use super::sums::{Sums, newest_sum_page};
 use super::takeover::{State, check_places, must_fence};
@@ -518,6 +519,7 @@ impl<W: World> Started<'_, W> {
             cache: RefCell::new(Cache::default()),
             lost: RefCell::new(Marks::found(recovered.lost)),
             sums: Sums::new(sums),
+            scrub: Scrub::new(),
             unreadable: RefCell::default(),
             slots,
             locks: Locks::default(),
@@ -565,6 +567,7 @@ impl<W: World> Started<'_, W> {
             array.spawn_destage();
             array.wake_destage();
         }
+        array.resume_scrub().await;
         Ok(array)
     }
 }

@@ -73,6 +73,17 @@ impl Sums {
         self.suspect.borrow_mut().retain(|c| !copies.contains(c));
     }
 
+    /// These copies of a page need not be written again by the next checkpoint.
+    pub fn trust(&self, page: u64, copies: &[(MemberIndex, u64)]) {
+        let again = |member: MemberIndex| copies.iter().any(|c| c.0 == member);
+        self.suspect.borrow_mut().retain(|(p, member)| *p != page || !again(*member));
+    }
+
+    /// Whether it is known that the copy has to be written again.
+    pub fn is_suspect(&self, page: u64, member: MemberIndex) -> bool {
+        self.suspect.borrow().contains(&(page, member))
+    }
+
     /// Remembers a block that is wrong. False if that was known.
     pub fn remember_bad(&self, member: MemberIndex, at: u64, sum: u32) -> bool {
         self.noticed.set(self.noticed.get() + 1);
