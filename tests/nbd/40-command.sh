@@ -58,7 +58,15 @@ keys=$("$EK" status x --json | jq -c keys)
 	die "keys of the status: $keys"
 [ "$("$EK" status --json | jq -r '.[].name')" = x ] || die "status of all"
 expect 0 "$EK" wait x destage --timeout 10
-expect 17 "$EK" wait x scrub
+expect 0 "$EK" wait x scrub
+expect 1 "$EK" scrub x --stop
+grep -q 'No scrub' "$work/err" || die "scrub --stop does not say that there is none"
+expect 2 "$EK" scrub x --stop --check-only
+expect 0 "$EK" scrub x
+expect 0 "$EK" wait x scrub --timeout 60
+[ "$(status x '.scrub | [.running, .mismatches, .healed] | map(tostring) | join(" ")')" = "false 0 0" ] ||
+	die "scrub: $(status x .scrub)"
+"$EK" status x | grep -q '^scrub: ended' || die "the table does not show the scrub"
 expect 2 "$EK" fail x nosuch
 expect 0 "$EK" fail x a
 expect 1 "$EK" fail x b

@@ -45,6 +45,16 @@ Examples:
   evenkeel locate data --byte 1G
   evenkeel locate /dev/sd[b-g] --byte 1073741824 --json";
 
+const AFTER_SCRUB: &str = "\
+It goes on in the background, pauses while requests are slow, and goes on after a restart (not where
+the array has no checksums). `status` shows how far it is and what it found; `wait NAME scrub` waits
+for its end.
+
+Examples:
+  evenkeel scrub data && evenkeel wait data scrub && evenkeel status data
+  evenkeel scrub data --check-only          writes nothing but its progress
+  evenkeel scrub data --stop";
+
 const AFTER_DESTROY: &str = "\
 What the array held is given up, though only the superblocks are wiped: afterwards the disks are no
 members any more, and create takes them without --force. All disks are checked before the first one
@@ -73,6 +83,9 @@ pub enum Verb {
     Status(StatusArgs),
     /// Fail a member: nothing is read from it or written to it any more.
     Fail(FailArgs),
+    /// Compare everything that the disks hold with its checksums, and make right what is wrong.
+    #[command(after_help = AFTER_SCRUB)]
+    Scrub(ScrubArgs),
     /// Wait until something is done.
     Wait(WaitArgs),
     /// Show what members say of themselves, with the byte ranges of every area.
@@ -234,12 +247,25 @@ pub struct FailArgs {
     pub disk: PathBuf,
 }
 
+/// `scrub`
+#[derive(Args, Debug)]
+pub struct ScrubArgs {
+    /// Name of the array.
+    pub name: String,
+    /// Only look and count: make nothing right.
+    #[arg(long)]
+    pub check_only: bool,
+    /// End the scrub that is under way, for good.
+    #[arg(long, conflicts_with = "check_only")]
+    pub stop: bool,
+}
+
 /// What to wait for.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WaitWhat {
     /// A rebuild (not supported yet).
     Rebuild,
-    /// A scrub (not supported yet).
+    /// The end of the scrub, if one is under way.
     Scrub,
     /// Everything that is in the cache now being in its place.
     Destage,

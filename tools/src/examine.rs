@@ -1,5 +1,7 @@
 //! `evenkeel examine`: what members say of themselves, with the byte ranges of every area.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -9,6 +11,7 @@ use evenkeel_journal::{BLOCK, MemberIndex};
 use evenkeel_raid::geometry::{
     Geometry, LOG_OFFSET, LogHome, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES,
 };
+use evenkeel_raid::scrub::{Run, RunState, ScrubPage};
 use evenkeel_raid::status::Role;
 use evenkeel_raid::superblock::{BadSuperblock, Phase, Superblock};
 
@@ -53,6 +56,7 @@ fn examine(path: &Path) -> (Value, u8) {
     };
     let mut value = describe(s);
     value["path"] = json!(shown);
+    value["scrub"] = scrub(path, s);
     value["superblocks"] = json!(list);
     (value, 0)
 }
@@ -107,6 +111,43 @@ fn describe(s: &Superblock) -> Value {
         "journals": g.journals,
         "log_home": if g.log_home == LogHome::Members { "members" } else { "journals" },
         "areas": areas(g, MemberIndex(s.index)),
+    })
+}
+
+/// What the member's copies of the scrub's page say; null if it has none, or nothing was ever written
+/// there.
+fn scrub(path: &Path, s: &Superblock) -> Value {
+    let g = &s.geometry;
+    if !g.has_checksums() {
+        return Value::Null;
+    }
+    let own = (0..2).flat_map(|place| g.sum_page_copies(0, place));
+    let pages = own.filter(|(member, _)| member.0 == s.index).filter_map(|(_, at)| {
+        let mut b = vec![0; BLOCK];
+        File::open(path).ok()?.read_exact_at(&mut b, at).ok()?;
+        ScrubPage::decode(&b, s.array)
+    });
+    let Some((_, page)) = pages.max_by_key(|(head, _)| head.generation) else {
+        return Value::Null;
+    };
+    json!({"now": page.now.map(|run| describe_run(&run)), "last": page.last.map(|run| describe_run(&run))})
+}
+
+fn describe_run(run: &Run) -> Value {
+    let state = match run.state {
+        RunState::UnderWay => "under way",
+        RunState::Ended => "ended",
+        RunState::Stopped => "stopped",
+    };
+    json!({
+        "state": state,
+        "check_only": run.check_only,
+        "started": run.started,
+        "ended": if run.ended > 0 { json!(run.ended) } else { Value::Null },
+        "done_bytes": run.done_bytes,
+        "mismatches": run.tally.mismatches,
+        "healed": run.tally.healed,
+        "unrepairable": run.tally.unrepairable,
     })
 }
 
@@ -180,6 +221,20 @@ fn text(v: &Value) -> String {
                 word(&a["area"]),
                 (at + bytes).saturating_sub(1),
                 human(bytes)
+            );
+        }
+    }
+    for which in ["now", "last"] {
+        let run = &v["scrub"][which];
+        if run.is_object() {
+            out += &format!(
+                "\n  scrub{} {}: {} compared, {} wrong, {} made right, {} beyond repair",
+                if run["check_only"] == true { " (check only)" } else { "" },
+                word(&run["state"]),
+                human(run["done_bytes"].as_u64().unwrap_or(0)),
+                word(&run["mismatches"]),
+                word(&run["healed"]),
+                word(&run["unrepairable"]),
             );
         }
     }

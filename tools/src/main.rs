@@ -2,9 +2,10 @@
 //!
 //! - [`cli`] what can be said; [`size`] sizes; [`place`] the run directory and its files;
 //! - [`probe`] what a disk is; [`held`] who uses it; [`signature`] what else is on it; [`find`] members
-//!   by the name of their array; [`aside`] reading what may never answer; [`shape`] how many chunks are data and parity;
-//! - [`create`], [`destroy`], [`start`], [`stop`], [`status`], [`fail`], [`wait`], [`examine`], [`log`],
-//!   [`locate`].
+//!   by the name of their array; [`aside`] reading what may never answer; [`shape`] how many chunks are
+//!   data and parity;
+//! - [`create`], [`destroy`], [`start`], [`stop`], [`status`], [`fail`], [`scrub`], [`wait`], [`examine`],
+//!   [`log`], [`locate`].
 //!
 //! What must hold: nothing is printed to standard output but the answer; an error is a full
 //! sentence on standard error and one of the exit codes of [`Failure`].
@@ -23,6 +24,7 @@ mod log;
 mod place;
 mod probe;
 mod progress;
+mod scrub;
 mod shape;
 mod signature;
 mod size;
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Stop(args) => stop::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Fail(args) => fail::run(&args),
+        Verb::Scrub(args) => scrub::run(&args),
         Verb::Wait(args) => wait::run(&args),
         Verb::Examine(args) => examine::run(&args),
         Verb::Log(args) => log::run(&args),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use evenkeel_raid::Status;
-use evenkeel_raid::status::{Role, State};
+use evenkeel_raid::status::{Role, ScrubStatus, State};
 use evenkeel_ublk_target::control::client::CallError;
 use evenkeel_ublk_target::control::{Failure, Request, client};
 
@@ -223,6 +223,9 @@ fn table(s: &Status) -> String {
             r.eta_s
         );
     }
+    if let Some(scrub) = &s.scrub {
+        out += &format!("\n{}", scrub_line(scrub));
+    }
     if s.replay.commits > 0 || s.replay.records > 0 {
         out += &format!(
             "\nlast start replayed {} commits and {} records ({}) in {:.2} s",
@@ -233,6 +236,34 @@ fn table(s: &Status) -> String {
         );
     }
     out
+}
+
+/// How far the scrub is, or what the last one found.
+fn scrub_line(s: &ScrubStatus) -> String {
+    let what = if s.check_only { "scrub (check only)" } else { "scrub" };
+    let how = match (s.running, s.ended) {
+        (true, _) => {
+            let percent = s.done_bytes.saturating_mul(100) / s.total_bytes.max(1);
+            let left = s.eta_s.map_or_else(|| "?".to_owned(), |eta| format!("{eta} s"));
+            format!(
+                "{percent} %, {} of {}, {}/s, {left} left",
+                human(s.done_bytes),
+                human(s.total_bytes),
+                human(s.bytes_per_s)
+            )
+        }
+        (false, Some(ended)) => {
+            let seconds = ended.saturating_sub(s.started);
+            let how = if s.stopped { "stopped" } else { "ended" };
+            format!("{how} after {seconds} s, {} compared", human(s.done_bytes))
+        }
+        (false, None) => "broken off; the next start goes on with it".to_owned(),
+    };
+    let beyond = match s.unrepairable {
+        0 => String::new(),
+        n => format!(", {n} beyond repair"),
+    };
+    format!("{what}: {how} · {} wrong, {} made right{beyond}", s.mismatches, s.healed)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `evenkeel wait`: until everything that is in the cache is in its place.
+//! `evenkeel wait`: until everything that is in the cache is in its place, or a scrub has ended.
 
 use evenkeel_ublk_target::control::{Request, WaitFor, client};
 
@@ -10,7 +10,7 @@ pub fn run(args: &WaitArgs) -> Outcome {
     let what = match args.what {
         WaitWhat::Destage => WaitFor::Destage,
         WaitWhat::Rebuild => return Err(not_yet("Waiting for a rebuild")),
-        WaitWhat::Scrub => return Err(not_yet("Waiting for a scrub")),
+        WaitWhat::Scrub => WaitFor::Scrub,
     };
     let request = Request::Wait { what, timeout_s: args.timeout };
     client::call(&place::run_dir(), &args.name, &request)

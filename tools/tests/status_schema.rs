@@ -74,6 +74,16 @@ fn what_a_daemon_prints_is_as_the_schema_says() {
     assert_eq!((&healthy["state"], f.test()), (&json!("healthy"), Some(0)));
     let list: Vec<Value> = serde_json::from_str(&f.ok(&["status", "--json"], &[])).expect("JSON");
     assert_eq!((list.len(), check(&schema, &list[0])), (1, Ok(())));
+    assert_eq!(healthy["scrub"], Value::Null);
+    f.ok(&["scrub", "a"], &[]);
+    assert_eq!(check(&schema, &f.status()), Ok(()), "while it goes on");
+    f.ok(&["wait", "a", "scrub"], &[]);
+    let scrubbed = f.status();
+    assert_eq!(check(&schema, &scrubbed), Ok(()));
+    assert_eq!(
+        (&scrubbed["scrub"]["running"], &scrubbed["scrub"]["mismatches"]),
+        (&json!(false), &json!(0))
+    );
     f.ok(&["fail", "a"], &disks[..1]);
     let degraded = f.status();
     assert_eq!(check(&schema, &degraded), Ok(()));

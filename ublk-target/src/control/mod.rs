@@ -1,7 +1,8 @@
 //! The control socket of a daemon, RUN/NAME.sock: one JSON object a line each way.
 //!
 //! A request is `{"op":"status"}`, `{"op":"stop","force":false}`, `{"op":"fail","disk":"/dev/sdb"}`,
-//! `{"op":"locate","byte":4096}` or `{"op":"wait","what":"destage","timeout_s":60}`; its answer is `{"ok":…}` or
+//! `{"op":"locate","byte":4096}`, `{"op":"scrub","check_only":false}`, `{"op":"scrub_stop"}` or
+//! `{"op":"wait","what":"destage","timeout_s":60}`; its answer is `{"ok":…}` or
 //! `{"error":{"code":N,"message":"…"}}`, where the code is an exit code of the command. A line that
 //! is no request is answered with an error (code 2).
 //!
@@ -27,7 +28,7 @@ pub const MAX_LINE: usize = 64 << 10;
 
 /// What the command asks of a daemon.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "lowercase")]
+#[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
     /// What `status --json` prints.
     Status,
@@ -47,6 +48,14 @@ pub enum Request {
         /// Which byte.
         byte: u64,
     },
+    /// Begin a scrub.
+    Scrub {
+        /// Only look.
+        #[serde(default)]
+        check_only: bool,
+    },
+    /// End the scrub that is under way.
+    ScrubStop,
     /// Wait until something is done.
     Wait {
         /// What.
@@ -63,6 +72,8 @@ pub enum Request {
 pub enum WaitFor {
     /// All that is dirty at the call is in its slots.
     Destage,
+    /// No scrub is under way.
+    Scrub,
 }
 
 /// Why a request was not done: the exit code of the command and a full sentence.
@@ -120,6 +131,12 @@ pub trait Commands: Clone + 'static {
     fn fail(&self, disk: &str) -> impl Future<Output = Result<(), ArrayError>>;
     /// Brings everything that is dirty now into its slots.
     fn destage(&self) -> impl Future<Output = Result<(), ArrayError>>;
+    /// Begins a scrub.
+    fn scrub(&self, check_only: bool) -> impl Future<Output = Result<(), ArrayError>>;
+    /// Ends the scrub that is under way.
+    fn stop_scrub(&self) -> impl Future<Output = Result<(), ArrayError>>;
+    /// Waits until no scrub is under way.
+    fn scrub_ended(&self) -> impl Future<Output = Result<(), ArrayError>>;
     /// Takes no more requests, finishes those under way, closes the front end and stops the
     /// array. Called once.
     fn stop(&self) -> impl Future<Output = Result<(), ArrayError>>;
@@ -146,6 +163,10 @@ mod tests {
         let wait = Request::Wait { what: WaitFor::Destage, timeout_s: Some(1.5) };
         assert_eq!(ask(r#"{"op":"wait","what":"destage","timeout_s":1.5}"#).unwrap(), wait);
         assert_eq!(ask(r#"{"op":"locate","byte":7}"#).unwrap(), Request::Locate { byte: 7 });
+        let scrub = |check_only| Request::Scrub { check_only };
+        assert_eq!(ask(r#"{"op":"scrub"}"#).unwrap(), scrub(false));
+        assert_eq!(ask(r#"{"op":"scrub","check_only":true}"#).unwrap(), scrub(true));
+        assert_eq!(ask(r#"{"op":"scrub_stop"}"#).unwrap(), Request::ScrubStop);
         assert!(ask(r#"{"op":"locate","byte":-7}"#).is_err());
         assert!(ask(r#"{"op":"wait","what":"godot"}"#).is_err());
         assert!(ask(r#"{"op":"fail"}"#).is_err());

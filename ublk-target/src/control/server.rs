@@ -18,7 +18,7 @@ use serde_json::Value;
 use evenkeel_journal::sync::Signal;
 use evenkeel_journal::uring::Driver;
 use evenkeel_journal::{Buf, Slice, World};
-use evenkeel_raid::ArrayError;
+use evenkeel_raid::{ArrayError, ErrorKind};
 
 use super::{Answer, Commands, Failure, MAX_LINE, Request, WaitFor};
 use crate::nbd::socket::Socket;
@@ -145,23 +145,35 @@ async fn carry_out<W: World, C: Commands>(
             s.commands.fail(&disk).await?;
             Ok(Value::Null)
         }
-        Request::Wait { what: WaitFor::Destage, timeout_s } => {
+        Request::Scrub { check_only } => {
+            s.commands.scrub(check_only).await?;
+            Ok(Value::Null)
+        }
+        Request::ScrubStop => {
+            s.commands.stop_scrub().await?;
+            Ok(Value::Null)
+        }
+        Request::Wait { what, timeout_s } => {
             let limit = match timeout_s {
                 None => LONGEST_WAIT,
                 Some(t) => Duration::try_from_secs_f64(t)
                     .map_err(|_| Failure::new(2, "The time-out is not a length of time."))?
                     .min(LONGEST_WAIT),
             };
-            match within(&s.world, limit, destage(s)).await {
-                Some(done) => done.map(|()| Value::Null).map_err(Failure::from),
-                None => Err(Failure::new(
-                    1,
-                    format!(
-                        "Not everything is in its place after {} s; it goes on.",
-                        limit.as_secs_f64()
-                    ),
-                )),
-            }
+            let (done, not_yet) = match what {
+                WaitFor::Destage => {
+                    let done = within(&s.world, limit, destage(s)).await;
+                    (done, "Not everything is in its place")
+                }
+                WaitFor::Scrub => {
+                    let done = within(&s.world, limit, s.commands.scrub_ended()).await;
+                    (done, "The scrub has not ended")
+                }
+            };
+            let late = || format!("{not_yet} after {} s; it goes on.", limit.as_secs_f64());
+            done.unwrap_or_else(|| Err(ArrayError::new(ErrorKind::Failed, late())))
+                .map(|()| Value::Null)
+                .map_err(Failure::from)
         }
         Request::Stop { .. } => Err(Failure::new(1, "A stop is not carried out here.")),
     }

@@ -92,6 +92,20 @@ impl Commands for StandIn {
         Ok(())
     }
 
+    async fn scrub(&self, check_only: bool) -> Result<(), ArrayError> {
+        let text = format!("Refused, check-only {check_only}.");
+        Err(ArrayError::new(ErrorKind::Failed, text))
+    }
+
+    async fn stop_scrub(&self) -> Result<(), ArrayError> {
+        Ok(())
+    }
+
+    async fn scrub_ended(&self) -> Result<(), ArrayError> {
+        self.0.world.sleep(Duration::from_millis(300)).await;
+        Ok(())
+    }
+
     async fn stop(&self) -> Result<(), ArrayError> {
         assert!(!self.0.stopped.replace(true), "stopped once");
         self.0.world.sleep(Duration::from_millis(50)).await;
@@ -147,10 +161,15 @@ fn a_daemon_is_asked_and_stopped() {
     assert_eq!(ask(&Request::Status).unwrap()["name"], "tank");
     assert_eq!(failure(ask(&Request::Fail { disk: "/x".into() })), (12, "/x is no member.".into()));
     assert_eq!(failure(ask(&Request::Locate { byte: 9 })), (2, "There is no byte 9.".into()));
-    let wait = |s| Request::Wait { what: WaitFor::Destage, timeout_s: Some(s) };
-    assert_eq!(failure(ask(&wait(0.05))).0, 1);
-    assert_eq!(failure(ask(&wait(-1.0))).0, 2);
-    assert_eq!(ask(&wait(10.0)).unwrap(), Value::Null);
+    for what in [WaitFor::Destage, WaitFor::Scrub] {
+        let wait = |s| Request::Wait { what, timeout_s: Some(s) };
+        assert_eq!(failure(ask(&wait(0.05))).0, 1);
+        assert_eq!(failure(ask(&wait(-1.0))).0, 2);
+        assert_eq!(ask(&wait(10.0)).unwrap(), Value::Null);
+    }
+    let scrub = ask(&Request::Scrub { check_only: true });
+    assert_eq!(failure(scrub), (1, "Refused, check-only true.".into()));
+    assert_eq!(ask(&Request::ScrubStop).unwrap(), Value::Null);
 
     ask(&Request::Fail { disk: "/open".into() }).unwrap();
     let (code, message) = failure(ask(&Request::Stop { force: false }));

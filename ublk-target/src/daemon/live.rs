@@ -144,6 +144,18 @@ impl Commands for Live {
         self.0.array.destage_all().await.map_err(|e| failed(format!("Not all is destaged: {e}.")))
     }
 
+    async fn scrub(&self, check_only: bool) -> Result<(), ArrayError> {
+        self.0.array.start_scrub(check_only).await
+    }
+
+    async fn stop_scrub(&self) -> Result<(), ArrayError> {
+        self.0.array.stop_scrub().await
+    }
+
+    async fn scrub_ended(&self) -> Result<(), ArrayError> {
+        self.0.array.scrub_ended().await
+    }
+
     async fn stop(&self) -> Result<(), ArrayError> {
         let s = &self.0;
         if s.stopping.replace(true) {
