@@ -10,5 +10,6 @@ mod many_members;
 mod refusals;
 mod regressions;
 mod resets;
+mod scrub;
 mod tests_notice;
 mod transactions;
