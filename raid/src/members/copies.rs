@@ -7,7 +7,8 @@ use evenkeel_journal::log::Halted;
 use evenkeel_journal::sync::join_all;
 use evenkeel_journal::{Buf, Disk, DiskError, MemberIndex, World};
 
-use super::{Members, Place};
+use super::Members;
+use crate::advance::Place;
 use crate::geometry::SUPERBLOCK_BYTES;
 use crate::hung::Kind;
 use crate::news::Doing;
@@ -98,7 +99,7 @@ impl<W: World> Members<W> {
         let Some(disk) = self.disk(member) else {
             return Ok(tally);
         };
-        let written = async {
+        let written = async move {
             disk.write(at, vec![bytes]).await?;
             disk.flush().await
         };
