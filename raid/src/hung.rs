@@ -6,7 +6,7 @@
 //! operation keeps its memory until it has really ended.
 //!
 //! What must hold: a write or flush counts as under way until it has really ended, whether anybody
-//! still waits for it or not ([`Watch::is_writing`]). A member that comes back is written to only
+//! still waits for it or not (`Watch::is_writing`). A member that comes back is written to only
 //! when nothing is: a late write would land over what is newer.
 
 use std::cell::{Cell, RefCell};

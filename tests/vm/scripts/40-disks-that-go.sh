@@ -190,8 +190,9 @@ begin errors "${scsi[2]}" "${scsi[3]}" "${mapped[0]}" "${mapped[1]}" "${null[2]}
 step "Three of them fail together, and are back after two seconds"
 write_pattern acknowledged 4
 wait_busy
-for disk in "${scsi[2]}" "${scsi[3]}"; do echo offline >"/sys/block/${disk##*/}/device/state"; done
+# The table takes longer to exchange than the array waits for others.
 table mapped2 "0 $(sectors "${mapped[0]}") error"
+for disk in "${scsi[2]}" "${scsi[3]}"; do echo offline >"/sys/block/${disk##*/}/device/state"; done
 say "Two are offline and one gives errors, with $busy writes on the way."
 sleep 2
 for disk in "${scsi[2]}" "${scsi[3]}"; do echo running >"/sys/block/${disk##*/}/device/state"; done
