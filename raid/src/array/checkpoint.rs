@@ -37,7 +37,7 @@ impl<W: World> Array<W> {
             if stripes.is_empty() && again.is_empty() {
                 break;
             }
-            let bases = self.bases_of(&stripes, &again).await;
+            let bases = self.bases_of(&stripes, &again).await?;
             // Of one moment: now.
             let lsn = self.0.journal.last_lsn();
             let pages = self.0.map.borrow().snapshot(lsn, &stripes);
@@ -91,7 +91,7 @@ impl<W: World> Array<W> {
 
     /// What now lies at home of the checksum pages of these stripes, and of pages to be mended;
     /// None where no copy that counts is left.
-    async fn bases_of(&self, stripes: &[Stripe], again: &[u64]) -> Vec<Base> {
+    async fn bases_of(&self, stripes: &[Stripe], again: &[u64]) -> Result<Vec<Base>, Halted> {
         let wanted = {
             let (table, map) = (self.0.sums.table.borrow(), self.0.map.borrow());
             let mut wanted = table.pages_of(stripes, &map);
@@ -100,6 +100,7 @@ impl<W: World> Array<W> {
             wanted.dedup_by_key(|w| w.0);
             wanted
         };
+        self.settle_sum_pages(&wanted).await?;
         let read = wanted.into_iter().map(|(page, required)| async move {
             let mut tries = 0;
             loop {
@@ -118,7 +119,7 @@ impl<W: World> Array<W> {
             }
             (page, None)
         });
-        join_all(read.collect()).await
+        Ok(join_all(read.collect()).await)
     }
 
     async fn write_sum_pages(&self, pages: &[SumWrite]) -> Result<(), Halted> {

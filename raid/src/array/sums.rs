@@ -3,12 +3,14 @@
 //!
 //! What must hold: a page counts only if it knows the last change of the stripes that it is asked for.
 //! If the copy that was read does not, all others are read; a copy that is older or damaged is
-//! written again with the next checkpoint.
+//! written again with the next checkpoint. A page is the same on all members before one of its places is
+//! written again, since a crash may have left its newest generation on some of them alone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 
+use evenkeel_journal::log::Halted;
 use evenkeel_journal::sync::{Signal, join_all};
 use evenkeel_journal::{BLOCK, Buf, Lsn, MemberIndex, Slice, Stripe, World};
 
@@ -33,6 +35,8 @@ pub(super) struct Sums {
     loaded: Signal,
     /// Pages with a copy that has to be written again, and the members that have it.
     suspect: RefCell<BTreeSet<(u64, MemberIndex)>>,
+    /// Pages that are the same on all members: a bit for each.
+    settled: RefCell<Vec<u64>>,
     /// Blocks that are wrong and could not be healed, with the checksum that they lack: each is
     /// counted once. At most [`MOST_BAD`].
     bad: RefCell<BTreeMap<(MemberIndex, u64), u32>>,
@@ -51,6 +55,7 @@ impl Sums {
             loading: RefCell::default(),
             loaded: Signal::new(),
             suspect: RefCell::default(),
+            settled: RefCell::default(),
             bad: RefCell::default(),
             noticed: Cell::new(0),
             saved: Signal::new(),
@@ -82,6 +87,19 @@ impl Sums {
     /// Whether it is known that the copy has to be written again.
     pub fn is_suspect(&self, page: u64, member: MemberIndex) -> bool {
         self.suspect.borrow().contains(&(page, member))
+    }
+
+    fn is_settled(&self, page: u64) -> bool {
+        let word = self.settled.borrow().get((page / 64) as usize).copied();
+        word.unwrap_or(0) >> (page % 64) & 1 == 1
+    }
+
+    fn set_settled(&self, page: u64) {
+        let (mut settled, word) = (self.settled.borrow_mut(), (page / 64) as usize);
+        if settled.len() <= word {
+            settled.resize(word + 1, 0);
+        }
+        settled[word] |= 1 << (page % 64);
     }
 
     /// Remembers a block that is wrong. False if that was known.
@@ -194,6 +212,39 @@ impl<W: World> Array<W> {
         }
         self.0.journal.pressure().notify();
         Some(SumPage::found(Some(head), bytes))
+    }
+
+    /// Makes these pages the same on all members, where they are not: what a crash left on some alone
+    /// gets to the others, at the same place. Once a run for each page; the checkpoint's lock is held.
+    pub(super) async fn settle_sum_pages(&self, pages: &[(u64, Lsn)]) -> Result<(), Halted> {
+        let (g, sums) = (&self.0.geometry, &self.0.sums);
+        let mut settled = Vec::new();
+        let mut flush = false;
+        for (page, required) in pages.iter().filter(|(page, _)| !sums.is_settled(*page)) {
+            let active = |c: &(MemberIndex, u64)| self.0.members.is_active(c.0);
+            let copies: Vec<_> = g.sum_page_copies(*page, 0).into_iter().filter(active).collect();
+            let reads = copies.iter().map(|c| self.read_sum_copy(*page, *c)).collect();
+            let found = join_all(reads).await;
+            settled.push(*page);
+            let newest = found.iter().flatten().max_by_key(|(h, _)| h.lsn);
+            let Some((head, bytes)) = newest else { continue };
+            for ((member, at), copy) in copies.iter().zip(&found) {
+                if copy.as_ref().is_none_or(|(h, _)| h.lsn < head.lsn) {
+                    let at = at + u64::from(head.place) * BLOCK as u64;
+                    self.0.members.write(*member, at, vec![bytes.clone()]).await?;
+                    flush = true;
+                }
+            }
+            if head.lsn >= *required {
+                let newest = SumPage::found(Some(*head), bytes.clone());
+                sums.table.borrow_mut().keep(*page, newest);
+            }
+        }
+        if flush {
+            self.0.members.flush_members().await?;
+        }
+        settled.into_iter().for_each(|page| sums.set_settled(page));
+        Ok(())
     }
 
     /// The newest whole place of a copy.
