@@ -58,11 +58,11 @@ impl<W: World> Array<W> {
         if self.0.members.is_halted() {
             return Err(Halted);
         }
-        for r in 0..g.chunk_blocks as usize {
+        for (r, sums) in sums.iter().enumerate() {
             if r % ROWS_IN_A_ROW == ROWS_IN_A_ROW - 1 {
                 after_the_ready().await;
             }
-            let row = self.look_at_row(&chunks, &sums[r], r);
+            let row = self.look_at_row(&chunks, sums.as_deref(), r);
             let at = g.byte_of(slot, r as u32);
             for wrong in row.wrong {
                 tally += self.mend_block(stripe, slot, at, wrong, check_only).await?;
@@ -134,13 +134,13 @@ impl<W: World> Array<W> {
     }
 
     /// What of a row is wrong, and what it should be.
-    fn look_at_row(&self, chunks: &[Option<Chunk>], sums: &Option<Vec<u32>>, r: usize) -> Row {
+    fn look_at_row(&self, chunks: &[Option<Chunk>], sums: Option<&[u32]>, r: usize) -> Row {
         let g = &self.0.geometry;
         let mut row = Row::default();
         let mut good: Vec<Option<&[u8]>> = vec![None; g.members()];
         for (column, chunk) in chunks.iter().enumerate() {
             let Some(chunk) = chunk else { continue };
-            let sum = sums.as_ref().and_then(|s| s.get(column).copied());
+            let sum = sums.and_then(|s| s.get(column).copied());
             let wrong = |unreadable| Wrong { column, sum, unreadable, right: None };
             match &chunk[r] {
                 None => row.wrong.push(wrong(true)),
