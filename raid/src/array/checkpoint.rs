@@ -38,11 +38,13 @@ impl<W: World> Array<W> {
                 break;
             }
             let bases = self.bases_of(&stripes, &again).await?;
-            // Of one moment: now.
+            // Of one moment: now. No destage is under way: a Parity is logged before the table has
+            // its checksums, and a page that says it knows a record must have what that says.
+            let between = self.0.destage_lock.lock().await;
             let lsn = self.0.journal.last_lsn();
             let pages = self.0.map.borrow().snapshot(lsn, &stripes);
             let sums = self.0.sums.table.borrow().snapshot(lsn, &stripes, &bases);
-            drop(bases);
+            drop((bases, between));
             // Homes are written from durable commits alone.
             self.0.journal.durable(lsn).await?;
             if !broken(Sabotage::ChecksumsNotHome) {
