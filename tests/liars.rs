@@ -3,14 +3,15 @@
 //! member that was wrong (P7); more are EIO, they alone, until they are overwritten. What is on the
 //! members after all that is compared byte by byte.
 
-use evenkeel_journal::{BLOCK, Slot};
-use evenkeel_raid::{Ack, RequestError, StartOptions};
+use evenkeel_journal::sync::join2;
+use evenkeel_journal::{BLOCK, Slice, Slot};
+use evenkeel_raid::{Ack, Array, RequestError, StartOptions};
 use evenkeel_tests::checkers::parity::{areas, check_at_rest};
 use evenkeel_tests::crash::subsets;
-use evenkeel_tests::damage::{Running, after_power_loss, options};
+use evenkeel_tests::damage::{LIMIT, Running, after_power_loss, options};
 use evenkeel_tests::evenkeel::{journal_setups, setups};
 use evenkeel_tests::rng::Rng;
-use evenkeel_tests::sim::{Lie, Mode, Survivors};
+use evenkeel_tests::sim::{Lie, Mode, SimWorld, Snapshot, Survivors};
 use evenkeel_tests::subject::Setup;
 
 const STRIPES: usize = 3;
@@ -23,6 +24,11 @@ fn grid() -> Vec<Setup> {
 
 fn plain() -> StartOptions {
     options(Ack::Durable, false)
+}
+
+/// With as little memory for checksums as can be.
+fn tiny() -> StartOptions {
+    StartOptions { checksum_cache: Some(0), ..plain() }
 }
 
 /// (checksum errors, healed) of each member.
@@ -276,10 +282,8 @@ fn one_wrong_block_too_many_is_eio_for_the_wrong_ones_alone() {
             // A part of a block cannot be written, since the rest of it is not known.
             for block in &lost {
                 let (array, at) = (a.running.array.clone(), (block * BLOCK + 5) as u64);
-                let part = async move {
-                    array.write(at, evenkeel_journal::Slice::copy_of(&[1; 9]), false).await
-                };
-                let part = a.running.sim.run(evenkeel_tests::damage::LIMIT, part);
+                let part = async move { array.write(at, Slice::copy_of(&[1; 9]), false).await };
+                let part = a.running.sim.run(LIMIT, part);
                 assert_eq!(part, Ok(Err(RequestError::Io)), "{case}");
             }
             // Another block of the row changes: the others stay what they are, through a restart.
@@ -481,4 +485,80 @@ fn what_is_wrong_in_different_rows_does_not_add_up() {
         let got = a.running.read(0, rows);
         assert!(got.as_deref() == Ok(&a.running.content[..rows * BLOCK]), "{}", setup.name);
     }
+}
+
+/// Rows go in place while pages go home, since there is next to no memory for checksums. Gives what
+/// a stop leaves, and every moment before.
+fn places_and_pages(setup: &Setup, seed: u64) -> (Running, Survivors, Vec<Snapshot>) {
+    let mut a = Running::empty(setup, seed, &tiny());
+    let (blocks, value) = (a.stripe_blocks(), seed as u8);
+    let stripes = a.content.len() / BLOCK / blocks;
+    for stripe in 0..stripes {
+        a.write(stripe * blocks, blocks, stripe as u8 + 1);
+    }
+    a.destage();
+    a.sleep(3000);
+    a.sim.record();
+    // Parts of the even stripes, whole odd ones.
+    let write = move |array: Array<SimWorld>, stripe: usize, from: usize, count: usize| {
+        let bytes = vec![value ^ stripe as u8 ^ 0x80; count * BLOCK];
+        let at = (stripe * blocks + from) * BLOCK;
+        async move { array.write(at as u64, Slice::copy_of(&bytes), false).await.expect("written") }
+    };
+    for stripe in 0..stripes {
+        let (from, count) = if stripe % 2 == 0 { (stripe % blocks, 1) } else { (0, blocks) };
+        a.content[(stripe * blocks + from) * BLOCK..][..count * BLOCK]
+            .fill(value ^ stripe as u8 ^ 0x80);
+    }
+    let (first, second) = (a.array.clone(), a.array.clone());
+    let parts = async move {
+        for stripe in (0..stripes).step_by(2) {
+            write(first.clone(), stripe, stripe % blocks, 1).await;
+            first.destage_all().await.expect("destaged");
+        }
+    };
+    let whole = async move {
+        for stripe in (1..stripes).step_by(2).cycle().take(3 * stripes) {
+            write(second.clone(), stripe, 0, blocks).await;
+        }
+    };
+    assert_eq!(a.sim.run(LIMIT, join2(parts, whole)), Ok(((), ())));
+    let wrong: u64 = a.array.status().members.iter().map(|m| m.checksum_errors).sum();
+    assert_eq!(wrong, 0, "{}: a false alarm", setup.name);
+    let shots = a.sim.recorded();
+    a.stop();
+    let end = a.sim.snapshot().survive(Mode::PowerNone);
+    (a, end, shots)
+}
+
+/// A member loses all writes from some moment on (slots, pages and checksums alike; not its
+/// superblocks, or it would be left out): whenever that was, nothing that it then holds is believed.
+#[test]
+fn a_member_that_loses_everything_from_any_moment_on_gives_nothing_stale() {
+    let mut starts = 0;
+    for (setup, seed) in grid().into_iter().flat_map(|s| (1..9).map(move |seed| (s.clone(), seed)))
+    {
+        let (a, end, shots) = places_and_pages(&setup, seed);
+        let own = areas(&end.disks[0]).expect("it has checksums");
+        // The first copy of the page is on the first of these.
+        let member = (1 + seed as usize % (setup.parity + 1)) % setup.members();
+        for (i, shot) in shots.iter().enumerate().step_by(5) {
+            let before = shot.survive(Mode::PowerAll).disks[member].view();
+            let mut from = end.clone();
+            for area in [&own.pages, &own.slots] {
+                let mut old = vec![0; (area.end - area.start) as usize];
+                before.read(area.start, &mut old);
+                from.disks[member].corrupt(area.start, &old);
+            }
+            let b = a.again(i as u64, &from, &tiny());
+            let case = format!("{} seed {seed}: disk {member} of {}", setup.name, shot.event);
+            for block in (0..b.content.len() / BLOCK).step_by(a.stripe_blocks()) {
+                let got = b.read(block, a.stripe_blocks());
+                let wanted = &b.content[block * BLOCK..(block + a.stripe_blocks()) * BLOCK];
+                assert!(got.as_deref() == Ok(wanted), "{case}, {block}: {:?}", got.map(|_| ()));
+            }
+            starts += 1;
+        }
+    }
+    assert!(starts > 500, "{starts} starts");
 }

@@ -206,8 +206,8 @@ pub struct StartArgs {
     /// How long a disk may take for an operation before it counts as failed, in seconds. Default: 30.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub io_timeout: Option<u64>,
-    /// Memory for checksums; all of them take about 1.02 G × (members / data) for 1 T stored. At
-    /// least 1M. Default: 64M.
+    /// Memory for checksums; all of them take about 1.02 G × (members / data) for 1 T stored.
+    /// Default: 64M.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub checksum_cache: Option<u64>,
 }
