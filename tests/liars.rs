@@ -335,8 +335,7 @@ fn a_member_of_noise_changes_nothing() {
                 all.map(mine).sum::<usize>() as u64
             };
             a.right(5, &case);
-            for disk in 0..setup.members() + setup.journals {
-                let (now, was) = (a.counts()[disk], before[disk]);
+            for (disk, (now, was)) in a.counts().into_iter().zip(before).enumerate() {
                 let (errors, healed) = (now.0 - was.0, now.1 - was.1);
                 if liars.contains(&disk) {
                     assert!(errors >= data(&disk), "{case}: disk {disk}: {errors}");

@@ -30,6 +30,8 @@ pub enum Sabotage {
     ChecksumsNotLogged,
     /// I2: the tail passes records whose checksums have no home.
     ChecksumsNotHome,
+    /// P7: a block is believed whatever its checksum says.
+    ChecksumNotCompared,
     /// P3: a transaction is appended one record after the other.
     TransactionSplit,
     /// I7: what a member may have lost while it was away is not written again.
@@ -38,7 +40,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them, with the names that tests use.
-    pub const ALL: [(&'static str, Sabotage); 15] = [
+    pub const ALL: [(&'static str, Sabotage); 16] = [
         ("parity-not-logged", Sabotage::ParityNotLogged),
         ("tail-before-flush", Sabotage::TailBeforeFlush),
         ("tail-reuse", Sabotage::TailReuse),
@@ -52,6 +54,7 @@ impl Sabotage {
         ("ring-ignored", Sabotage::RingIgnored),
         ("checksums-not-logged", Sabotage::ChecksumsNotLogged),
         ("checksums-not-home", Sabotage::ChecksumsNotHome),
+        ("checksum-not-compared", Sabotage::ChecksumNotCompared),
         ("transaction-split", Sabotage::TransactionSplit),
         ("not-written-again", Sabotage::NotWrittenAgain),
     ];

@@ -16,6 +16,7 @@ use std::rc::Rc;
 
 use evenkeel_journal::bytes::{get_u32, put_u32};
 use evenkeel_journal::record::ParityRow;
+use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::{BLOCK, Buf, Lsn, Slice, Stripe};
 
 use crate::geometry::Geometry;
@@ -49,7 +50,7 @@ pub enum Verdict {
 #[must_use]
 pub fn verdict(block: &[u8], sum: u32) -> Verdict {
     let own = crc32c::crc32c(block);
-    if own == sum {
+    if own == sum || broken(Sabotage::ChecksumNotCompared) {
         Verdict::Good
     } else if sum == LOST_SUM && own == ZERO_SUM && block.iter().all(|b| *b == 0) {
         Verdict::Lost
