@@ -106,6 +106,11 @@ impl Unsaved {
         }
     }
 
+    /// Newest record in here.
+    pub fn newest(&self) -> Lsn {
+        self.newest
+    }
+
     fn get(&self, n: usize, row: u32, column: usize) -> Option<u32> {
         match &self.whole {
             Some(all) => Some(all[row as usize * n + column]),

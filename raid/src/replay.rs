@@ -160,7 +160,9 @@ pub(crate) fn recover(
             }
         }
     }
-    let (map, dirty, lost, sums) = (r.map, r.dirty, r.lost, r.sums);
+    let (map, dirty, lost, mut sums) = (r.map, r.dirty, r.lost, r.sums);
+    // A log of which a part was given up may lack what put the stripe where home says it is.
+    sums.retain(|stripe, u| u.newest() >= map.get(*stripe).lsn);
     Ok(Recovered { map, dirty, lost, adopted, parities, sums })
 }
 
