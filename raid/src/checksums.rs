@@ -8,7 +8,7 @@
 //! - a page counts for a stripe only if it is as new as the stripe's last change that is not in
 //!   memory: so a write of a page that a disk lost shows, whichever copy is read;
 //! - what no page carries is in the log, and stays there until a page carries it (I2): so it is
-//!   bounded by the log, and by [`Checksums::is_full`], for which writers wait.
+//!   bounded by the log, and by `Checksums::is_full`, for which writers wait.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -4,7 +4,7 @@
 //! (`scrub/metadata.rs`).
 //!
 //! What must hold: requests come first (it pauses while they are slow); it keeps no more than
-//! [`STRIPES_AT_ONCE`] stripes in memory; what it says it has healed is flushed before that is
+//! `STRIPES_AT_ONCE` stripes in memory; what it says it has healed is flushed before that is
 //! written down; a start goes on where it was; and with check-only nothing is written but its own
 //! progress.
 

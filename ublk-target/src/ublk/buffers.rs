@@ -3,7 +3,7 @@
 //! What must hold: a tag's buffer is used for the next request only if nobody holds any of it. A
 //! read or write that hangs on a member keeps it (I4), and whole stripes keep it until the members
 //! are flushed (I7); the tag then goes on with a spare. Spares are used again and not given back.
-//! When [`HELD_MAX`] are held, writes are copied, so that only as much is kept as they are long.
+//! When `HELD_MAX` are held, writes are copied, so that only as much is kept as they are long.
 
 use std::any::Any;
 use std::io;
