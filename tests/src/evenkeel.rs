@@ -139,6 +139,12 @@ fn text(e: impl std::fmt::Display) -> String {
 }
 
 impl Evenkeel {
+    /// An array that runs.
+    #[must_use]
+    pub fn of(array: Array<SimWorld>) -> Evenkeel {
+        Evenkeel(array)
+    }
+
     /// The array.
     #[must_use]
     pub fn array(&self) -> &Array<SimWorld> {

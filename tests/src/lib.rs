@@ -8,6 +8,7 @@ pub mod evenkeel;
 pub mod oracle;
 pub mod rng;
 pub mod sim;
+pub mod soak;
 pub mod standin;
 pub mod subject;
 pub mod workload;

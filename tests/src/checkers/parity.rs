@@ -177,11 +177,18 @@ fn map(head: &Head, members: &BTreeMap<usize, Image>) -> BTreeMap<u64, u64> {
 #[must_use]
 pub fn areas(disk: &DiskImage) -> Option<Areas> {
     let h = head(&disk.view())?.bytes;
+    (u64_at(&h, 216) != 0).then(|| areas_of(disk)).flatten()
+}
+
+/// Where log, pages and slots of a member lie.
+#[must_use]
+pub fn areas_of(disk: &DiskImage) -> Option<Areas> {
+    let h = head(&disk.view())?.bytes;
     let at = |offset| u64_at(&h, offset);
     // Where the log is on journal devices it is not on this disk.
     let log = (h[322] == 0).then(|| at(184)..at(184) + at(192) * PAGE as u64);
     let slots = at(232)..at(232) + at(176) * u64::from(u32_at(&h, 160)) * PAGE as u64;
-    (at(216) != 0).then(|| Areas { log, pages: at(200)..at(232), slots })
+    Some(Areas { log, pages: at(200)..at(232), slots })
 }
 
 /// Checks members at rest against the content that the device had.

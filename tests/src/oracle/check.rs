@@ -322,8 +322,12 @@ impl Oracle {
             .take_while(|i| *i < facts.requests.len())
             .filter(|i| facts.requests[*i].acknowledged.is_some_and(|a| a < start.0));
         let past = past.fold(0, |s, i| s | bit(i));
-        for (i, block) in bytes.chunks(4096).enumerate() {
-            let from = at + i as u64 * 4096;
+        // Atomic is a block, wherever the read begins.
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let from = at + (bytes.len() - rest.len()) as u64;
+            let (block, after) = rest.split_at(rest.len().min((4096 - from % 4096) as usize));
+            rest = after;
             for g in facts.groups(&self.base, block, from)? {
                 let stale = |c: Choice| {
                     members(past & g.cover).find(|r| match c {

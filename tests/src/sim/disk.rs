@@ -15,6 +15,10 @@
 //! | discard                        | each page by seed: kept, zero or garbage; volatile like a write | a discarded slot is never trusted |
 //! | disk gone, `Fault::Gone`       | from then on every operation fails with `Gone`; writes in flight fail and are absent, whole or torn | I3, I7: device goes on |
 //! | disk failing, `Fault::Io`      | the same with `Io(5)`                                          | I7 |
+//! | write errors, `Fault::Writes`  | writes and discards fail with `Io(5)`, absent, whole or torn; reads and flushes go on | I3, I7 |
+//! | flush errors, `Fault::Flushes` | flushes fail with `Io(5)`; of what they would have covered a part is lost, at random, though reads give it | I5, I7: the member is failed, nothing rests on a second flush |
+//! | full, `Fault::Full`            | writes fail with `Full`; reads and flushes go on               | I7 |
+//! | slow disk                      | operations take up to 1000 times as long                       | P1–P5; waits stay bounded |
 //! | disk hung, `Fault::Hang`       | operations never complete                                      | bounded waits (I4) |
 //! | reset, [`super::Reset`]        | operations in flight fail, writes among them are absent, whole or torn; of what was not flushed a part is lost; all fails until the disk is back, perhaps only for who opens it again | I7: wait, write again, go on |
 //! | other content after it         | the disk comes back as another image: older, a stranger's, shorter | not taken back (I7) |
@@ -54,6 +58,27 @@ pub enum Fault {
     Io,
     /// No operation completes any more.
     Hang,
+    /// Writes and discards fail with `Io(5)`; reads and flushes do not.
+    Writes,
+    /// Flushes fail with `Io(5)`, and a part of what they would have covered is lost.
+    Flushes,
+    /// Writes fail with `Full`.
+    Full,
+}
+
+impl Fault {
+    /// What an operation that begins or ends under this fault fails with.
+    fn of(self, kind: &Kind) -> Option<DiskError> {
+        let changes = matches!(kind, Kind::Write { .. } | Kind::Discard { .. });
+        match self {
+            Fault::Gone => Some(DiskError::Gone),
+            Fault::Io => Some(DiskError::Io(5)),
+            Fault::Writes if changes => Some(DiskError::Io(5)),
+            Fault::Flushes if matches!(kind, Kind::Flush { .. }) => Some(DiskError::Io(5)),
+            Fault::Full if matches!(kind, Kind::Write { .. }) => Some(DiskError::Full),
+            _ => None,
+        }
+    }
 }
 
 /// A write or discard: what some pages become.
@@ -292,6 +317,8 @@ pub(super) struct DiskState {
     inflight: Vec<(u64, Rc<Change>)>,
     next: u64,
     fault: Option<Fault>,
+    /// How many times as long as those of other disks its operations take.
+    slower: u64,
     /// Counts resets: what was issued before one fails.
     resets: u64,
     /// What it fails with.
@@ -319,6 +346,7 @@ impl DiskState {
             inflight: Vec::new(),
             next: from.volatile.len() as u64,
             fault: None,
+            slower: 1,
             resets: 0,
             cut_off: DiskError::Gone,
             opened: 0,
@@ -411,6 +439,20 @@ impl DiskState {
         }
     }
 
+    /// As Linux does: what could not be written is no longer dirty, and the error is told once. Reads
+    /// still give it, from a cache that a restart of the machine empties.
+    fn flush_failed(&mut self, mark: u64, rng: &mut Rng) {
+        self.copy = None;
+        let covered = self.volatile.iter().take_while(|(n, _)| *n <= mark).count();
+        let style = rng.below(3);
+        for (_, c) in self.volatile.drain(..covered) {
+            match style {
+                0 => {}
+                _ => c.apply_by_chance(&mut self.medium, rng),
+            }
+        }
+    }
+
     fn read(&self, at: u64, buf: &mut [u8], rng: &mut Rng) {
         self.view.read(at, buf);
         let first = at as usize / PAGE;
@@ -477,6 +519,14 @@ impl DiskState {
         self.fault
     }
 
+    pub(super) fn slow_down(&mut self, factor: u64) {
+        self.slower = factor;
+    }
+
+    pub(super) fn slower(&self) -> u64 {
+        self.slower
+    }
+
     pub(super) fn add_bad_read(&mut self) {
         self.bad_reads += 1;
     }
@@ -540,11 +590,7 @@ impl Op {
         let mut rng = sim.rng();
         let (result, buf) = {
             let mut disk = sim.disk(self.disk);
-            let fault = match disk.fault {
-                Some(Fault::Io) => Err(DiskError::Io(5)),
-                Some(Fault::Gone) => Err(DiskError::Gone),
-                Some(Fault::Hang) | None => Ok(()),
-            };
+            let fault = disk.fault.and_then(|f| f.of(&self.kind)).map_or(Ok(()), Err);
             let cut_off = self.resets != disk.resets;
             let fault = if cut_off { Err(disk.cut_off) } else { fault };
             match self.kind {
@@ -593,6 +639,8 @@ impl Op {
                 Kind::Flush { mark } => {
                     if fault.is_ok() {
                         disk.flushed(mark);
+                    } else if disk.fault == Some(Fault::Flushes) {
+                        disk.flush_failed(mark, &mut rng);
                     }
                     (fault, None)
                 }

@@ -25,7 +25,7 @@ use evenkeel_journal::{RunIdentity, World};
 
 use super::disk::{Counters, DiskImage, DiskState, Fault, Op, SimDisk};
 use super::image::Image;
-use super::lies::Lie;
+use super::lies::{Lie, Lies};
 use super::ring::{RingState, SimRing, Store};
 use super::{Reset, Snapshot, Stop, Survivors};
 use crate::rng::{Rng, hash, mix};
@@ -85,12 +85,15 @@ pub(super) struct Sim {
     host: u128,
     cut: RefCell<Option<Store>>,
     record: RefCell<Option<Vec<Snapshot>>>,
-    /// A reset to come, and the event at which it does.
-    reset: RefCell<Option<(u64, Reset)>>,
+    /// What is to be done to the world, by the event after which it is.
+    hooks: RefCell<BTreeMap<u64, Vec<Hook>>>,
     mark: Rc<Cell<usize>>,
 }
 
 const START: u64 = 1_000_000_000;
+
+/// Something that a test does to the world.
+type Hook = Box<dyn FnOnce(&SimWorld)>;
 
 impl Sim {
     pub(super) fn rng(&self) -> RefMut<'_, Rng> {
@@ -132,10 +135,12 @@ impl Sim {
         !last
     }
 
-    fn reset_is_due(&self) -> Option<Reset> {
-        let mut reset = self.reset.borrow_mut();
-        let due = reset.as_ref().is_some_and(|(event, _)| *event <= self.events.get());
-        if due { reset.take().map(|(_, r)| r) } else { None }
+    fn hooks_due(&self) -> Vec<Hook> {
+        let mut hooks = self.hooks.borrow_mut();
+        match hooks.first_entry() {
+            Some(first) if *first.key() <= self.events.get() => first.remove(),
+            _ => Vec::new(),
+        }
     }
 
     fn snapshot(&self, event: u64, cut: Option<Store>) -> Snapshot {
@@ -168,7 +173,8 @@ impl Sim {
             self.hung.borrow_mut().push(op);
             return;
         }
-        let micros = {
+        let factor = self.disk(disk).slower();
+        let micros = factor * {
             let mut rng = self.rng();
             match rng.below(128) {
                 0 => 5000 + rng.below(15_000),
@@ -274,6 +280,7 @@ impl Sim {
             drop((tasks, due, hung));
         }
         self.rings.take();
+        self.hooks.take();
     }
 }
 
@@ -315,7 +322,7 @@ impl Simulation {
                 host: from.host,
                 cut: RefCell::new(None),
                 record: RefCell::new(None),
-                reset: RefCell::new(None),
+                hooks: RefCell::new(BTreeMap::new()),
                 mark: Rc::new(Cell::new(0)),
             })),
         }
@@ -344,7 +351,12 @@ impl Simulation {
 
     /// Disks are reset as soon as this event has happened.
     pub fn reset_at(&self, event: u64, reset: Reset) {
-        *self.sim().reset.borrow_mut() = Some((event, reset));
+        self.at_event(event, move |world| world.reset(&reset));
+    }
+
+    /// Something is done to the world as soon as this event has happened.
+    pub fn at_event(&self, event: u64, what: impl FnOnce(&SimWorld) + 'static) {
+        self.sim().hooks.borrow_mut().entry(event).or_default().push(Box::new(what));
     }
 
     /// From now on, keeps what would survive a crash at each event.
@@ -413,8 +425,8 @@ impl Simulation {
             if sim.now.get() > deadline {
                 return Err(Stop::Late(sim.report()));
             }
-            if let Some(reset) = sim.reset_is_due() {
-                self.world.reset(&reset);
+            for hook in sim.hooks_due() {
+                hook(&self.world);
             }
             if !sim.fire(false) && !sim.step() && !sim.fire(true) {
                 return Err(Stop::Deadlock(sim.report()));
@@ -481,6 +493,11 @@ impl SimWorld {
         (*image).clone()
     }
 
+    /// From now on operations of a disk take so many times as long (1: as long as those of others).
+    pub fn slow_down(&self, disk: usize, factor: u64) {
+        self.disk(disk).slow_down(factor);
+    }
+
     /// What hangs on a disk is done after all, now.
     pub fn end_hung(&self, disk: usize) {
         let (these, rest): (Vec<Op>, Vec<Op>) =
@@ -537,6 +554,17 @@ impl SimWorld {
     /// From now on a disk acknowledges all writes and does none of them; or no longer.
     pub fn lose_writes(&self, disk: usize, on: bool) {
         self.disk(disk).lies().loses_writes = on;
+    }
+
+    /// Whether a disk is part of this world.
+    #[must_use]
+    pub fn has_disk(&self, disk: usize) -> bool {
+        self.0.disks.iter().any(|d| d.borrow().image_id() == disk)
+    }
+
+    /// From now on a disk lies no more; what it has done wrong stays wrong.
+    pub fn be_honest(&self, disk: usize) {
+        *self.disk(disk).lies() = Lies::default();
     }
 
     /// Events so far.

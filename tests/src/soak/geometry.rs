@@ -1,0 +1,105 @@
+//! The shape of an array, drawn from a seed: every level, up to twenty members, chunks of 4 to 256
+//! KiB, log and cache from the smallest that work, with and without checksums and journal devices.
+
+use evenkeel_raid::codec::Level;
+use evenkeel_raid::geometry::Geometry;
+
+use crate::evenkeel::on_journals;
+use crate::rng::Rng;
+use crate::subject::Setup;
+
+/// Members at most.
+const MOST: u64 = 20;
+/// Bytes of the device that is aimed at: what is small is tried more often.
+const SIZE: u64 = 1 << 20;
+/// Bytes that the size of a member is a multiple of.
+const GRAIN: u64 = 65536;
+
+/// The smallest member on which there are so many stripes.
+fn member_for(
+    level: Level,
+    (k, m): (usize, usize),
+    chunk: u64,
+    (log, cache): (u64, u64),
+    checksums: bool,
+    stripes: u64,
+) -> (u64, u64) {
+    let plan = |member| {
+        let plan =
+            Geometry::plan(level, k, m, chunk, member, Some(log), Some(cache), checksums).ok();
+        plan.filter(|g| g.stripes >= stripes)
+    };
+    let (mut below, mut fits) = (0, GRAIN);
+    while plan(fits).is_none() {
+        (below, fits) = (fits, fits * 2);
+    }
+    while fits - below > GRAIN {
+        let middle = (below + fits) / 2 / GRAIN * GRAIN;
+        if plan(middle).is_some() { fits = middle } else { below = middle }
+    }
+    (fits, plan(fits).expect("it fits").log_rows * 4096)
+}
+
+/// Draws a shape.
+#[must_use]
+pub fn draw(rng: &mut Rng) -> Setup {
+    let few = |rng: &mut Rng, most: u64| if rng.one_in(4) { rng.below(most) } else { rng.below(4) };
+    let (name, level, k, m) = match rng.below(10) {
+        0 | 1 => ("raid5", Level::Raid5, 2 + few(rng, MOST - 2), 1),
+        2..5 => ("raid6", Level::Raid6, 2 + few(rng, MOST - 3), 2),
+        5 | 6 => ("evenodd", Level::Evenodd, 2 + few(rng, MOST - 3), 2),
+        7 | 8 => {
+            let m = 1 + rng.below(5);
+            ("rs", Level::Rs, 1 + few(rng, MOST - m), m)
+        }
+        _ => ("raid1", Level::Raid1, 1, 1 + rng.below(3)),
+    };
+    let mut chunk = 4096 << if rng.one_in(4) { rng.below(7) } else { rng.below(3) };
+    while k * chunk > SIZE {
+        chunk /= 2;
+    }
+    let stripes = (SIZE / (k * chunk)).clamp(3, 4 + rng.below(24));
+    // Both are rounded up to the least that works.
+    let log = 4096 * if rng.one_in(2) { 1 } else { 1 + rng.below(600) };
+    let cache = 4096 * if rng.one_in(2) { 1 } else { 1 + rng.below(1000) };
+    let checksums = !rng.one_in(5);
+    let (data, parity) = (k as usize, m as usize);
+    let (member, log) = member_for(level, (data, parity), chunk, (log, cache), checksums, stripes);
+    let (journals, journal) = (0, 0);
+    let setup = Setup {
+        name,
+        level: name,
+        data,
+        parity,
+        chunk,
+        member,
+        log,
+        cache,
+        journals,
+        journal,
+        checksums,
+    };
+    match rng.below(8) {
+        0 => on_journals(name, setup, 1 + rng.index(3)),
+        _ => setup,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_level_and_size_is_drawn() {
+        let all: Vec<Setup> = (0..400).map(|s| draw(&mut Rng::new(s))).collect();
+        for level in ["raid5", "raid6", "evenodd", "rs", "raid1"] {
+            assert!(all.iter().any(|s| s.level == level), "{level}");
+        }
+        assert!(all.iter().any(|s| s.members() >= 18));
+        assert!(all.iter().all(|s| s.members() <= 20));
+        for chunk in (0..7).map(|i| 4096u64 << i) {
+            assert!(all.iter().any(|s| s.chunk == chunk), "{chunk}");
+        }
+        assert!(all.iter().any(|s| s.journals == 3) && all.iter().any(|s| !s.checksums));
+    }
+}

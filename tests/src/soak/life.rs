@@ -1,0 +1,481 @@
+//! One life of an array: started from what is on the disks, used by several clients while disks
+//! misbehave, perhaps scrubbed, perhaps stopped. What would survive a crash is kept for every event.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use evenkeel_journal::World;
+use evenkeel_journal::sync::{Signal, join_all};
+use evenkeel_raid::status::MemberState;
+use evenkeel_raid::{Ack, Array, ArrayError, ErrorKind, StartOptions};
+
+use super::plan::Life;
+use super::tally::Tally;
+use super::trouble::{Kind, Trouble};
+use super::voyage::Judge;
+use crate::crash::run::read_all;
+use crate::evenkeel::Evenkeel;
+use crate::oracle::{Floor, Oracle};
+use crate::rng::Rng;
+use crate::sim::{SimDisk, SimWorld, Simulation, Snapshot, Survivors};
+use crate::subject::{Setup, Subject};
+use crate::workload::Op;
+
+/// Simulated time that a life may take.
+pub(super) const LIMIT: Duration = Duration::from_secs(3600);
+
+/// What the array is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    Starting,
+    Serving,
+    Scrubbing,
+    Stopping,
+}
+
+impl Phase {
+    fn name(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Serving => "serving",
+            Phase::Scrubbing => "scrubbing",
+            Phase::Stopping => "stopping",
+        }
+    }
+}
+
+/// Who plays which part in a life.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cast {
+    /// Disks that may misbehave: with those that are out, no more than may be lost.
+    pub(super) victims: Vec<usize>,
+    /// Disks out of the array, or wrong in places, before.
+    pub(super) taken: BTreeSet<usize>,
+    /// Further ones, beyond what the array bears.
+    pub(super) beyond: Vec<usize>,
+}
+
+/// What is shared by the tasks of a life.
+pub(super) struct Shared {
+    pub(super) phase: Cell<Phase>,
+    device: RefCell<Option<Evenkeel>>,
+    oracle: RefCell<Option<Oracle>>,
+    /// Event at which the start was done; the phases after it likewise.
+    started: Cell<Option<u64>>,
+    phases: RefCell<Vec<(u64, Phase)>>,
+    happened: RefCell<Vec<(u64, Kind, usize)>>,
+    story: RefCell<Vec<String>>,
+    /// Disks that failed for good.
+    broken: RefCell<BTreeSet<usize>>,
+    wrong: RefCell<Option<String>>,
+    errors: Cell<u64>,
+    tally: RefCell<Tally>,
+}
+
+impl Shared {
+    fn new() -> Shared {
+        Shared {
+            phase: Cell::new(Phase::Starting),
+            device: RefCell::new(None),
+            oracle: RefCell::new(None),
+            started: Cell::new(None),
+            phases: RefCell::new(Vec::new()),
+            happened: RefCell::new(Vec::new()),
+            story: RefCell::new(Vec::new()),
+            broken: RefCell::new(BTreeSet::new()),
+            wrong: RefCell::new(None),
+            errors: Cell::new(0),
+            tally: RefCell::new(Tally::default()),
+        }
+    }
+
+    fn enter(&self, world: &SimWorld, phase: Phase) {
+        self.phase.set(phase);
+        self.phases.borrow_mut().push((world.events(), phase));
+    }
+
+    fn wrong(&self, text: String) {
+        self.wrong.borrow_mut().get_or_insert(text);
+    }
+}
+
+/// How a life went.
+pub(super) struct Ran {
+    /// What would survive a crash at each event.
+    pub(super) shots: Vec<Snapshot>,
+    /// The event at which the start was done.
+    pub(super) started: Option<u64>,
+    /// The requests since then.
+    pub(super) oracle: Option<Oracle>,
+    /// Troubles: after which event, what, which disk.
+    pub(super) happened: Vec<(u64, Kind, usize)>,
+    /// The same in words.
+    pub(super) story: Vec<String>,
+    /// Disks that are active, at the start and at the end.
+    pub(super) active: (BTreeSet<usize>, BTreeSet<usize>),
+    /// What the device held at the end, if it could all be read.
+    pub(super) content: Option<Rc<Vec<u8>>>,
+    /// Whether it was scrubbed to the end with honest disks, and stopped.
+    pub(super) scrubbed: bool,
+    pub(super) stopped: bool,
+    /// Requests that failed.
+    pub(super) errors: u64,
+    phases: Vec<(u64, Phase)>,
+    pub(super) tally: Tally,
+}
+
+impl Ran {
+    /// Whether many disks were reset before an event.
+    pub(super) fn was_reset_before(&self, event: u64) -> bool {
+        self.happened.iter().any(|(when, kind, _)| *kind == Kind::Reset && *when < event)
+    }
+
+    /// What the array was doing at an event.
+    pub(super) fn phase_at(&self, event: u64) -> &'static str {
+        let past = self.phases.iter().rev().find(|(from, _)| *from <= event);
+        past.map_or(Phase::Starting, |(_, p)| *p).name()
+    }
+}
+
+/// How to start, and when a refusal is right.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) options: StartOptions,
+    /// Members that are certainly absent and were active, and those that may be.
+    pub(super) absent: usize,
+    pub(super) perhaps: usize,
+    pub(super) k: usize,
+}
+
+/// Starts the array; where k or more members are absent it has to be told that this is known.
+pub(super) async fn open(
+    world: &SimWorld,
+    disks: &[SimDisk],
+    entry: &Entry,
+) -> Result<(Evenkeel, bool), String> {
+    let text = |e: ArrayError| format!("start failed: {e} (exit code {})", e.kind.exit_code());
+    match Array::start(world, disks, &entry.options, &|_| ()).await {
+        Ok(_) if entry.absent >= entry.k => {
+            Err("start went on with k or more members absent, and nobody said it may".to_owned())
+        }
+        Ok(array) => Ok((Evenkeel::of(array), false)),
+        Err(e) if e.kind == ErrorKind::TooFew && entry.absent.max(entry.perhaps) >= entry.k => {
+            let told = StartOptions { accept_missing: true, ..entry.options };
+            match Array::start(world, disks, &told, &|_| ()).await {
+                Ok(array) => Ok((Evenkeel::of(array), true)),
+                Err(e) => Err(text(e)),
+            }
+        }
+        Err(e) => Err(text(e)),
+    }
+}
+
+/// The disks whose members are active.
+pub(super) fn active(device: &Evenkeel, disks: usize) -> BTreeSet<usize> {
+    let members = device.array().status().members;
+    let id = |path: &str| (0..disks).find(|d| crate::sim::path_of(*d) == path);
+    let on = members.iter().filter(|m| m.state == MemberState::Active);
+    on.filter_map(|m| id(&m.path)).collect()
+}
+
+/// One client's requests. `may_fail` says whether a request may be answered with an error now.
+async fn client(
+    world: SimWorld,
+    device: Evenkeel,
+    ops: Vec<Op>,
+    oracle: Oracle,
+    shared: Rc<Shared>,
+    may_fail: Rc<dyn Fn() -> bool>,
+) {
+    for op in ops {
+        shared.tally.borrow_mut().count("n/requests");
+        let answered = |id, done: Result<(), String>| {
+            oracle.answered(id, done.is_ok());
+            done
+        };
+        let done = match op {
+            Op::Transaction(ref ranges) => {
+                let (id, parts) = oracle.together(ranges);
+                answered(id, device.transaction(parts).await)
+            }
+            Op::Write(at, len, fua) => {
+                let (id, data) = oracle.write(at, len, fua);
+                answered(id, device.write(at, data, fua).await)
+            }
+            Op::Discard(at, len, fua) => {
+                let id = oracle.discard(at, len, fua);
+                answered(id, device.discard(at, len, fua).await)
+            }
+            Op::Flush => {
+                let id = oracle.flush();
+                answered(id, device.flush().await)
+            }
+            Op::Read(at, len) => {
+                let start = oracle.read();
+                match device.read(at, len).await {
+                    Ok(bytes) => {
+                        if let Err(v) = oracle.check_read(start, at, &bytes) {
+                            shared.wrong(v.0);
+                        }
+                        Ok(())
+                    }
+                    Err(e) => Err(e),
+                }
+            }
+            Op::Destage => device.destage().await,
+            Op::Sleep(ms) => {
+                world.sleep(Duration::from_millis(ms)).await;
+                Ok(())
+            }
+            ref other => Err(format!("{other:?} is no request")),
+        };
+        if let Err(e) = done {
+            shared.errors.set(shared.errors.get() + 1);
+            if !may_fail() {
+                shared.wrong(format!("{op:?} failed: {e}"));
+            }
+        }
+    }
+}
+
+/// Runs clients beside each other to their ends.
+async fn clients(
+    world: &SimWorld,
+    device: &Evenkeel,
+    lists: Vec<Vec<Op>>,
+    oracle: &Oracle,
+    shared: &Rc<Shared>,
+    may_fail: &Rc<dyn Fn() -> bool>,
+) {
+    let ends = lists.into_iter().map(|ops| {
+        let end = Rc::new((Cell::new(false), Signal::new()));
+        let told = Rc::clone(&end);
+        let work = client(
+            world.clone(),
+            device.clone(),
+            ops,
+            oracle.clone(),
+            Rc::clone(shared),
+            Rc::clone(may_fail),
+        );
+        world.spawn("client", async move {
+            work.await;
+            told.0.set(true);
+            told.1.notify();
+        });
+        async move {
+            while !end.0.get() {
+                end.1.wait().await;
+            }
+        }
+    });
+    join_all(ends.collect::<Vec<_>>()).await;
+}
+
+/// Has the troubles of a life happen, each after its event.
+fn arrange(sim: &Simulation, life: &Life, cast: &Cast, setup: &Setup, shared: &Rc<Shared>) {
+    let n = setup.members();
+    for (_, event, kind, salt) in life.troubles.iter().cloned() {
+        let (cast, setup, shared) = (cast.clone(), setup.clone(), Rc::clone(shared));
+        let durations_allow = !life.beyond;
+        sim.at_event(event, move |world| {
+            let starting = shared.phase.get() == Phase::Starting;
+            let mut rng = Rng::new(salt);
+            let (disk, reset) = match kind {
+                Kind::Slow if durations_allow => (rng.index(n + setup.journals), None),
+                Kind::Reset if durations_allow && !starting => {
+                    (0, super::voyage::reset_of_many(&mut rng, &setup, &cast))
+                }
+                Kind::Slow | Kind::Reset => return,
+                kind => {
+                    let mut all: Vec<usize> = cast.victims.clone();
+                    if !cast.beyond.is_empty() {
+                        // What is beyond the promise has its limits: no lies, no lost flushes.
+                        if starting
+                            || !kind.fails()
+                            || matches!(kind, Kind::FlushErrors | Kind::Order)
+                        {
+                            return;
+                        }
+                        all.extend(&cast.beyond);
+                    }
+                    all.retain(|d| !shared.broken.borrow().contains(d));
+                    if kind.lies() || kind == Kind::BadSectors {
+                        all.retain(|d| *d < n && (setup.checksums || !kind.lies()));
+                    }
+                    if all.is_empty() {
+                        return;
+                    }
+                    (all[rng.index(all.len())], None)
+                }
+            };
+            let trouble = Trouble { kind, disk, reset, salt: rng.draw() };
+            if kind == Kind::Order && (starting || disk >= n) || !trouble.happen(world) {
+                return;
+            }
+            if kind == Kind::Order {
+                let device = shared.device.borrow().clone();
+                if let Some(device) = device {
+                    world.spawn("an order", async move {
+                        // Refused if it is out already.
+                        let _ = device.fail_member(disk).await;
+                    });
+                }
+            }
+            if kind.fails() {
+                shared.broken.borrow_mut().insert(disk);
+            }
+            shared.happened.borrow_mut().push((world.events(), kind, disk));
+            shared.story.borrow_mut().push(format!("event {}: {trouble:?}", world.events()));
+            let degraded = if cast.taken.is_empty() { "" } else { ", degraded" };
+            let place = format!("fault/{kind}/{}{degraded}", shared.phase.get().name());
+            shared.tally.borrow_mut().count(&place);
+        });
+    }
+}
+
+/// Runs a life to its end and keeps its crash states.
+///
+/// # Errors
+/// What is wrong.
+pub(super) fn run(
+    seed: u64,
+    from: &Survivors,
+    setup: &Setup,
+    life: &Life,
+    cast: &Cast,
+    judge: &Judge,
+    entry: Entry,
+    honest: bool,
+) -> Result<Ran, String> {
+    let sim = Simulation::new(seed, from);
+    sim.record();
+    let shared = Rc::new(Shared::new());
+    arrange(&sim, life, cast, setup, &shared);
+    let (world, disks, mark) = (sim.world(), sim.disks(), sim.mark());
+    let (own, told, life, judge) = (Rc::clone(&shared), cast.clone(), life.clone(), judge.clone());
+    let setup = setup.clone();
+    let ends = sim.run(LIMIT, async move {
+        let (shared, cast) = (own, told);
+        let total = setup.members() + setup.journals;
+        let (device, _) = open(&world, &disks, &entry).await?;
+        shared.started.set(Some(world.events()));
+        shared.enter(&world, Phase::Serving);
+        let begins = active(&device, total);
+        let content = Rc::new(read_all(&device).await?);
+        judge.check(&content)?;
+        let oracle = judge.oracle.next_life(content, mark);
+        *shared.oracle.borrow_mut() = Some(oracle.clone());
+        *shared.device.borrow_mut() = Some(device.clone());
+
+        let lists = life.clients.iter().map(|c| c.iter().map(|(_, op)| op.clone()).collect());
+        let (broken, taken) = (Rc::clone(&shared), cast.taken.clone());
+        let (n, m) = (setup.members(), setup.parity);
+        let may_fail: Rc<dyn Fn() -> bool> = Rc::new(move || {
+            let broken = broken.broken.borrow();
+            let all = broken.union(&taken).filter(|d| **d < n).count();
+            all > m
+        });
+        clients(&world, &device, lists.collect(), &oracle, &shared, &may_fail).await;
+        if may_fail() {
+            look_at_what_is_left(&device, &oracle, &shared).await;
+            return Ok((begins, active(&device, total), None, false, false));
+        }
+        let content = read_all(&device).await?;
+        oracle
+            .check_crash(&content, oracle.length(), Floor::Acknowledged)
+            .map_err(|v| format!("{v} [at the end of a life]"))?;
+        let lied = shared.happened.borrow().iter().any(|h| h.1.lies() || h.1.loses_cache());
+        if honest && !lied && device.found_wrong() > 0 {
+            let members = device.array().status().members;
+            let counts: Vec<u64> = members.iter().map(|m| m.checksum_errors).collect();
+            return Err(format!("something is said to be wrong, and no disk lied: {counts:?}"));
+        }
+        bounds(&device)?;
+        let mut scrubbed = false;
+        if life.scrub {
+            shared.enter(&world, Phase::Scrubbing);
+            cast.victims.iter().for_each(|d| world.be_honest(*d));
+            let began = device.array().start_scrub(false).await;
+            if began.is_ok() {
+                device.array().scrub_ended().await.map_err(|e| format!("scrub: {e}"))?;
+            }
+            let run = device.array().status().scrub;
+            scrubbed = began.is_ok() && run.is_some_and(|s| s.unrepairable == 0);
+            let again = read_all(&device).await?;
+            if again != content {
+                return Err("the scrub changed what is read".to_owned());
+            }
+        }
+        let ends = active(&device, total);
+        if life.stop {
+            shared.enter(&world, Phase::Stopping);
+            let id = oracle.flush();
+            let done = device.stop().await;
+            oracle.answered(id, done.is_ok());
+            done.map_err(|e| format!("stop failed: {e}"))?;
+        }
+        Ok((begins, ends, Some(Rc::new(content)), scrubbed, life.stop))
+    });
+    *shared.device.borrow_mut() = None;
+    let ends = ends.map_err(|stop| stop.to_string()).and_then(|inner| inner);
+    let wrong = shared.wrong.borrow_mut().take();
+    let ends = if let Some(wrong) = wrong { Err(wrong) } else { ends };
+    let story = shared.story.borrow().join("; ");
+    let (begins, ended, content, scrubbed, stopped) =
+        ends.map_err(|e| format!("{e} [troubles so far: {story}]"))?;
+    Ok(Ran {
+        shots: sim.recorded(),
+        started: shared.started.get(),
+        oracle: shared.oracle.borrow_mut().take(),
+        happened: shared.happened.borrow().clone(),
+        story: shared.story.borrow().clone(),
+        active: (begins, ended),
+        content,
+        scrubbed,
+        stopped,
+        errors: shared.errors.get(),
+        phases: shared.phases.borrow().clone(),
+        tally: shared.tally.borrow().clone(),
+    })
+}
+
+/// Reads all of a device that has lost too much: what it gives has to be right.
+async fn look_at_what_is_left(device: &Evenkeel, oracle: &Oracle, shared: &Rc<Shared>) {
+    let step = 65536;
+    for at in (0..device.size()).step_by(step as usize) {
+        let start = oracle.read();
+        match device.read(at, step.min(device.size() - at)).await {
+            Ok(bytes) => {
+                if let Err(v) = oracle.check_read(start, at, &bytes) {
+                    shared.wrong(v.0);
+                }
+            }
+            Err(_) => shared.tally.borrow_mut().count("n/reads with EIO beyond the tolerance"),
+        }
+    }
+}
+
+/// Memory and log stay within what was allotted.
+fn bounds(device: &Evenkeel) -> Result<(), String> {
+    let status = device.array().status();
+    if status.cache.dirty_bytes > status.cache.size_bytes {
+        return Err(format!("the cache is larger than allowed: {:?}", status.cache));
+    }
+    if status.log.used_bytes > status.log.size_bytes {
+        return Err(format!("more of the log is in use than there is: {:?}", status.log));
+    }
+    Ok(())
+}
+
+/// How this life starts its array.
+pub(super) fn options(rng: &mut Rng, durable: bool) -> StartOptions {
+    StartOptions {
+        ack: if durable { Ack::Durable } else { Ack::Cached },
+        checksum_cache: if rng.one_in(3) { Some(1) } else { None },
+        io_timeout: Some(Duration::from_secs(5 + rng.below(40))),
+        ..StartOptions::default()
+    }
+}

@@ -1,0 +1,22 @@
+//! The simulator at large: one seed decides the array, what is asked of it, the schedule, the faults,
+//! the crashes, and what is lost with them.
+//!
+//! - [`geometry`] draws the array; [`plan`] its lives, requests and troubles;
+//! - [`trouble`] does a fault of the model to a disk; `life` runs one life and keeps its crash states;
+//! - [`voyage`] goes from life to life and looks at crash states; `probe` at what must be refused;
+//! - [`tally`] counts. The command is `evenkeel-sim` (`src/bin/evenkeel-sim.rs`).
+//!
+//! Nothing here knows how the array works: the oracle knows requests and answers, the checkers read
+//! the bytes of the disks.
+
+pub mod geometry;
+mod life;
+pub mod plan;
+mod probe;
+pub mod tally;
+pub mod trouble;
+pub mod voyage;
+
+pub use plan::Plan;
+pub use tally::Tally;
+pub use voyage::sail;
