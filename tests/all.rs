@@ -11,5 +11,6 @@ mod refusals;
 mod regressions;
 mod resets;
 mod scrub;
+mod soak;
 mod tests_notice;
 mod transactions;

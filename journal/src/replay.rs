@@ -11,6 +11,7 @@ use crate::disk::Disk;
 use crate::log::{LogGeometry, LogStart};
 use crate::mem::{Buf, Segs, Slice};
 use crate::record::Record;
+use crate::sabotage::{Sabotage, broken};
 use crate::sync::join_all;
 use crate::units::{BLOCK, CommitNumber, Lsn, MemberIndex};
 
@@ -275,13 +276,21 @@ impl<D: Disk> LogReader<'_, D> {
                     break;
                 }
             }
+            if next.is_none() && broken(Sabotage::TornCommitPassed) {
+                for i in order.iter().rev().filter(|i| groups[**i].header.number > number) {
+                    if let Some(commit) = self.load(&groups[*i]).await? {
+                        next = Some((*i, commit));
+                        break;
+                    }
+                }
+            }
             let Some((i, commit)) = next else { break };
             commits.push(commit);
             at = i;
         }
         let last = groups[at].header.number;
         // Case M: some header knew a later commit as durable: what was promised is gone.
-        if known > last {
+        if known > last && !broken(Sabotage::DamageAsTail) {
             let damage = LogError::Damaged { last_whole: last, durable: known };
             // Commits before the tail that counts say what newer ones have superseded.
             if newest_tail != Some(commits[0].header.number) {
@@ -430,7 +439,8 @@ impl<D: Disk> LogReader<'_, D> {
             let own = ColumnHeader::decode(&header, h.array, h.row);
             let Ok(Some(own)) = own else { continue };
             // Case D: torn or damaged since the scan, or its payload is: the column is missing.
-            if own.column_crc != crc || !own.same_commit(h) || usize::from(own.column) != column {
+            let torn = own.column_crc != crc && !broken(Sabotage::AnyCrc);
+            if torn || !own.same_commit(h) || usize::from(own.column) != column {
                 continue;
             }
             if column < width {
@@ -465,7 +475,8 @@ impl<D: Disk> LogReader<'_, D> {
         }
         inline.truncate(if h.flags & FLAG_INLINE != 0 { h.meta_bytes as usize } else { 0 });
         // Case F: the columns count together only if the CRC over all of them holds.
-        if h.compute_commit_crc(&inline, &crcs) != h.commit_crc {
+        let whole = h.compute_commit_crc(&inline, &crcs) == h.commit_crc;
+        if !whole && !broken(Sabotage::AnyCrc) {
             return None;
         }
         let shards: Vec<Slice> =

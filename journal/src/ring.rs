@@ -13,6 +13,7 @@ use std::rc::Rc;
 use crate::bytes::{crc_without, get_u32, get_u64, get_u128, put_u32, put_u64, put_u128};
 use crate::mem::Slice;
 use crate::record::Record;
+use crate::sabotage::{Sabotage, broken};
 use crate::units::{BLOCK, Lsn};
 use crate::world::RingMem;
 
@@ -185,6 +186,9 @@ impl<R: RingMem> Ring<R> {
             assert!(
                 position + bytes as u64 - self.tail.get() <= record_area_bytes(self.places) as u64
             );
+            if broken(Sabotage::HeadBeforeRecords) {
+                self.mem.store_u64(AT_HEAD, position + bytes as u64);
+            }
             self.store_wrapping(position, &b);
             position += bytes as u64;
             ends.push(position);

@@ -36,11 +36,37 @@ pub enum Sabotage {
     TransactionSplit,
     /// I7: what a member may have lost while it was away is not written again.
     NotWrittenAgain,
+    /// I3: a member that missed epochs is taken for a current one.
+    EpochIgnored,
+    /// P6: a column of the log counts whatever its CRC says.
+    AnyCrc,
+    /// P6: replay goes on behind a commit that is not whole.
+    TornCommitPassed,
+    /// P6: a durable commit that is damaged counts as a torn tail.
+    DamageAsTail,
+    /// P1: the last column of a commit is not written.
+    LastColumnDropped,
+    /// P2: replay forgets discards.
+    DiscardsForgotten,
+    /// P2: at replay a Place supersedes Writes that came after it.
+    HorizonIgnored,
+    /// I5: a FUA write is acknowledged as any other.
+    FuaLost,
+    /// I5: FLUSH covers what is in a commit, and not what others have just written.
+    FlushShort,
+    /// I2: dirty stripes are not charged for the Places that can destage them.
+    ReserveForgotten,
+    /// I2: the tail passes map entries that have no home.
+    MapNotHome,
+    /// P3: the ring's head moves before the records are there.
+    HeadBeforeRecords,
+    /// P2: records of the ring that the log has already are adopted again.
+    StaleRing,
 }
 
 impl Sabotage {
     /// All of them, with the names that tests use.
-    pub const ALL: [(&'static str, Sabotage); 16] = [
+    pub const ALL: [(&'static str, Sabotage); 29] = [
         ("parity-not-logged", Sabotage::ParityNotLogged),
         ("tail-before-flush", Sabotage::TailBeforeFlush),
         ("tail-reuse", Sabotage::TailReuse),
@@ -57,6 +83,19 @@ impl Sabotage {
         ("checksum-not-compared", Sabotage::ChecksumNotCompared),
         ("transaction-split", Sabotage::TransactionSplit),
         ("not-written-again", Sabotage::NotWrittenAgain),
+        ("epoch-ignored", Sabotage::EpochIgnored),
+        ("any-crc", Sabotage::AnyCrc),
+        ("torn-commit-passed", Sabotage::TornCommitPassed),
+        ("damage-as-tail", Sabotage::DamageAsTail),
+        ("last-column-dropped", Sabotage::LastColumnDropped),
+        ("discards-forgotten", Sabotage::DiscardsForgotten),
+        ("horizon-ignored", Sabotage::HorizonIgnored),
+        ("fua-lost", Sabotage::FuaLost),
+        ("flush-short", Sabotage::FlushShort),
+        ("reserve-forgotten", Sabotage::ReserveForgotten),
+        ("map-not-home", Sabotage::MapNotHome),
+        ("head-before-records", Sabotage::HeadBeforeRecords),
+        ("stale-ring", Sabotage::StaleRing),
     ];
 }
 

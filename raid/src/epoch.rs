@@ -7,6 +7,8 @@
 //! - everybody present that a prepared epoch names as survivor bears it: rolled forward;
 //! - one of them lacks it: it never came in force and is dropped.
 
+use evenkeel_journal::sabotage::{Sabotage, broken};
+
 use crate::error::{ArrayError, ErrorKind};
 use crate::geometry::LogHome;
 use crate::status::MemberState;
@@ -141,10 +143,18 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
             ));
         }
         // Case EI: it missed something.
+        if broken(Sabotage::EpochIgnored) {
+            current[index] = Some(i);
+            continue;
+        }
         stale.push(i);
         stale_journals += usize::from(is_journal);
     }
-    let epoch = Superblock { phase: Phase::InForce, ..epoch.clone() };
+    let mut epoch = Superblock { phase: Phase::InForce, ..epoch.clone() };
+    if broken(Sabotage::EpochIgnored) {
+        let here = epoch.members.iter_mut().zip(&current).filter(|(_, c)| c.is_some());
+        here.for_each(|(m, _)| m.state = MemberState::Active);
+    }
     Ok(Decision { epoch, current, stale, stale_journals, unmarked })
 }
 

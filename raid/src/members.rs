@@ -332,8 +332,12 @@ impl<W: World> Members<W> {
         (members[member.at()].checksum_errors, members[member.at()].healed)
     }
 
-    /// What lies at byte `at` of a member is not what was written there: counts and tells it.
+    /// What lies at byte `at` of a member is not what was written there: counts and tells it. Of one
+    /// that is out of the array meanwhile nothing is expected.
     pub(crate) fn found_bad(&self, member: MemberIndex, at: u64, what: &str) {
+        if !self.is_active(member) {
+            return;
+        }
         let mut members = self.0.members.borrow_mut();
         let m = &mut members[member.at()];
         m.checksum_errors += 1;

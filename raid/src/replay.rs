@@ -121,7 +121,9 @@ pub(crate) fn recover(
     }
     let end = log.end_lsn();
     let mut adopted: Vec<Adopted> = Vec::new();
-    for found in ring.iter().flat_map(|r| &r.records).filter(|r| r.lsn > end) {
+    for found in
+        ring.iter().flat_map(|r| &r.records).filter(|r| r.lsn > end || broken(Sabotage::StaleRing))
+    {
         // Case QF: a Parity that is not in the log: nothing of it was written in place.
         if matches!(found.record, Record::Parity { .. } | Record::Checkpoint { .. }) {
             if let Some(before) = adopted.last_mut() {
@@ -222,6 +224,9 @@ impl Replay<'_> {
                 if first.0.checked_add(*count).is_none_or(|end| end > g.stripes) {
                     return bad("stripes");
                 }
+                if broken(Sabotage::DiscardsForgotten) {
+                    return Ok(());
+                }
                 for s in first.0..first.0 + count {
                     // Cases UA, UB: as PA and PB.
                     self.superseded(Stripe(s), *horizon);
@@ -266,6 +271,7 @@ impl Replay<'_> {
 
     fn superseded(&mut self, stripe: Stripe, horizon: Lsn) {
         let of_stripe = (stripe, 0)..=(stripe, u32::MAX);
+        let horizon = if broken(Sabotage::HorizonIgnored) { Lsn(u64::MAX) } else { horizon };
         let gone = self.dirty.range(of_stripe).filter(|(_, d)| d.lsn <= horizon);
         let gone: Vec<(Stripe, u32)> = gone.map(|(at, _)| *at).collect();
         for at in gone {

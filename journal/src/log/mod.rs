@@ -360,6 +360,12 @@ impl<W: World, D: LogDevices> Journal<W, D> {
         self.0.state.borrow().appended
     }
 
+    /// The newest record in a commit that was written, flushed or not.
+    #[must_use]
+    pub fn written_lsn(&self) -> Lsn {
+        self.0.state.borrow().written
+    }
+
     /// The LSN that the next record gets.
     #[must_use]
     pub fn next_lsn(&self) -> Lsn {

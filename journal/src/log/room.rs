@@ -5,6 +5,7 @@
 //! the tail; destage waits for ring bytes alone, which the writer task frees by itself.
 
 use super::{Halted, Journal, LOST_ROWS, LogDevices, Need, Room, SPARE_ROWS, State};
+use crate::sabotage::{Sabotage, broken};
 use crate::world::World;
 
 impl<W: World, D: LogDevices> Journal<W, D> {
@@ -14,7 +15,8 @@ impl<W: World, D: LogDevices> Journal<W, D> {
 
     /// Rows that are free but for [`SPARE_ROWS`].
     fn unspared_rows(&self, s: &State) -> u64 {
-        let taken = (s.head_total - s.space_tail) + s.reserved_rows + s.charged_rows + SPARE_ROWS;
+        let charged = if broken(Sabotage::ReserveForgotten) { 0 } else { s.charged_rows };
+        let taken = (s.head_total - s.space_tail) + s.reserved_rows + charged + SPARE_ROWS;
         self.0.geometry.rows.saturating_sub(taken)
     }
 

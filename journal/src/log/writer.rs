@@ -255,7 +255,8 @@ impl<W: World, D: LogDevices> Journal<W, D> {
 
         let parity_blocks = self.encode_parity(&payload, width, rows - 1, parity);
         let mut writes = Vec::new();
-        for (column, member) in members.iter().enumerate() {
+        let all = members.len() - usize::from(broken(Sabotage::LastColumnDropped));
+        for (column, member) in members.iter().enumerate().take(all) {
             let blocks: Vec<Slice> = if column < width {
                 payload.iter().skip(column).step_by(width).map(|b| b.0.clone()).collect()
             } else {

@@ -50,7 +50,9 @@ impl<W: World> Array<W> {
             if !broken(Sabotage::ChecksumsNotHome) {
                 self.write_sum_pages(&sums.pages).await?;
             }
-            write_pages(&self.0.members, &self.0.geometry, &pages).await?;
+            if !broken(Sabotage::MapNotHome) {
+                write_pages(&self.0.members, &self.0.geometry, &pages).await?;
+            }
             self.0.members.flush_members().await?;
             let roots = self.0.map.borrow_mut().roots_for(&pages, lsn);
             if !roots.is_empty() {

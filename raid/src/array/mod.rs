@@ -42,6 +42,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use evenkeel_journal::log::{Halted, Journal, Release};
+use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::sync::{Lock, Signal};
 use evenkeel_journal::{BLOCK, Lsn, MemberIndex, Slot, Stripe, World};
 
@@ -211,7 +212,10 @@ impl<W: World> Array<W> {
         if self.0.options.read_only {
             return Ok(());
         }
-        Ok(self.0.journal.durable(self.0.journal.last_lsn()).await?)
+        let journal = &self.0.journal;
+        let short = broken(Sabotage::FlushShort);
+        let all = if short { journal.written_lsn() } else { journal.last_lsn() };
+        Ok(journal.durable(all).await?)
     }
 
     // ---- what a record does to cache and map, the moment it is appended ----
@@ -251,7 +255,7 @@ impl<W: World> Array<W> {
         }
         if let Some(old) = old {
             let slots = self.0.slots.clone();
-            if evenkeel_journal::sabotage::broken(evenkeel_journal::sabotage::Sabotage::SlotReuse) {
+            if broken(Sabotage::SlotReuse) {
                 slots.free(old);
             } else {
                 journal.when_durable(lsn, Release::Run(Box::new(move || slots.free(old))));

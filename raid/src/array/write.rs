@@ -14,6 +14,7 @@ use evenkeel_journal::log::{Halted, Item, Need};
 use evenkeel_journal::mem::segs_len;
 use evenkeel_journal::record::Record;
 use evenkeel_journal::ring::{Place, record_bytes};
+use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::sync::join_all;
 use evenkeel_journal::{BLOCK, Buf, Lsn, MemberIndex, Segs, Slice, Slot, Stripe, World};
 
@@ -162,7 +163,7 @@ impl<W: World> Array<W> {
         self.wake_destage();
 
         // 6. Acknowledge.
-        if fua || self.0.options.ack == Ack::Durable {
+        if (fua && !broken(Sabotage::FuaLost)) || self.0.options.ack == Ack::Durable {
             self.0.journal.durable(newest).await?;
         }
         Ok(())

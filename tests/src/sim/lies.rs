@@ -1,7 +1,7 @@
 //! Lies: what a disk does wrong without saying so. Each is decided when the operation is issued (a
 //! write) or answered (a read); the disk's answer is always that all went well.
 
-use super::disk::Change;
+use super::change::Change;
 use super::image::{Image, PAGE};
 
 /// A lie that a disk tells once, about one page, named by its first byte.

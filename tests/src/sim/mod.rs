@@ -2,10 +2,11 @@
 //! can come at any event, and what survives it is known.
 //!
 //! - [`disk`] members with volatile caches: the fault model is the table at its head;
-//! - [`lies`] what a disk does wrong without saying so;
+//! - [`change`] what a write makes of a disk; [`lies`] what a disk does wrong without saying so;
 //! - [`ring`] memory that survives the process; [`world`] executor, clock, randomness;
 //! - [`image`] contents that are cheap to copy; here: ways to crash, and what survives.
 
+pub mod change;
 pub mod disk;
 pub mod image;
 pub mod lies;

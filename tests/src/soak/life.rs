@@ -55,6 +55,8 @@ pub(super) struct Cast {
     pub(super) taken: BTreeSet<usize>,
     /// Further ones, beyond what the array bears.
     pub(super) beyond: Vec<usize>,
+    /// Whether no disk was ever wrong without a word.
+    pub(super) honest: bool,
 }
 
 /// What is shared by the tasks of a life.
@@ -293,7 +295,7 @@ fn arrange(sim: &Simulation, life: &Life, cast: &Cast, setup: &Setup, shared: &R
                     let mut all: Vec<usize> = cast.victims.clone();
                     if !cast.beyond.is_empty() {
                         // What is beyond the promise has its limits: no lies, no lost flushes.
-                        if starting
+                        if shared.device.borrow().is_none()
                             || !kind.fails()
                             || matches!(kind, Kind::FlushErrors | Kind::Order)
                         {
@@ -348,7 +350,6 @@ pub(super) fn run(
     cast: &Cast,
     judge: &Judge,
     entry: Entry,
-    honest: bool,
 ) -> Result<Ran, String> {
     let sim = Simulation::new(seed, from);
     sim.record();
@@ -379,8 +380,8 @@ pub(super) fn run(
             all > m
         });
         clients(&world, &device, lists.collect(), &oracle, &shared, &may_fail).await;
-        if may_fail() {
-            look_at_what_is_left(&device, &oracle, &shared).await;
+        if !cast.beyond.is_empty() {
+            look_at_what_is_left(&device, &oracle, &shared, &may_fail).await;
             return Ok((begins, active(&device, total), None, false, false));
         }
         let content = read_all(&device).await?;
@@ -388,7 +389,7 @@ pub(super) fn run(
             .check_crash(&content, oracle.length(), Floor::Acknowledged)
             .map_err(|v| format!("{v} [at the end of a life]"))?;
         let lied = shared.happened.borrow().iter().any(|h| h.1.lies() || h.1.loses_cache());
-        if honest && !lied && device.found_wrong() > 0 {
+        if cast.honest && !lied && device.found_wrong() > 0 {
             let members = device.array().status().members;
             let counts: Vec<u64> = members.iter().map(|m| m.checksum_errors).collect();
             return Err(format!("something is said to be wrong, and no disk lied: {counts:?}"));
@@ -398,12 +399,14 @@ pub(super) fn run(
         if life.scrub {
             shared.enter(&world, Phase::Scrubbing);
             cast.victims.iter().for_each(|d| world.be_honest(*d));
+            let before = shared.happened.borrow().iter().filter(|h| h.1.lies()).count();
             let began = device.array().start_scrub(false).await;
             if began.is_ok() {
                 device.array().scrub_ended().await.map_err(|e| format!("scrub: {e}"))?;
             }
             let run = device.array().status().scrub;
-            scrubbed = began.is_ok() && run.is_some_and(|s| s.unrepairable == 0);
+            let lies = shared.happened.borrow().iter().filter(|h| h.1.lies()).count();
+            scrubbed = began.is_ok() && run.is_some_and(|s| s.unrepairable == 0) && lies == before;
             let again = read_all(&device).await?;
             if again != content {
                 return Err("the scrub changed what is read".to_owned());
@@ -443,7 +446,12 @@ pub(super) fn run(
 }
 
 /// Reads all of a device that has lost too much: what it gives has to be right.
-async fn look_at_what_is_left(device: &Evenkeel, oracle: &Oracle, shared: &Rc<Shared>) {
+async fn look_at_what_is_left(
+    device: &Evenkeel,
+    oracle: &Oracle,
+    shared: &Rc<Shared>,
+    may_fail: &Rc<dyn Fn() -> bool>,
+) {
     let step = 65536;
     for at in (0..device.size()).step_by(step as usize) {
         let start = oracle.read();
@@ -453,7 +461,10 @@ async fn look_at_what_is_left(device: &Evenkeel, oracle: &Oracle, shared: &Rc<Sh
                     shared.wrong(v.0);
                 }
             }
-            Err(_) => shared.tally.borrow_mut().count("n/reads with EIO beyond the tolerance"),
+            Err(_) if may_fail() => {
+                shared.tally.borrow_mut().count("n/reads with EIO beyond the tolerance");
+            }
+            Err(e) => shared.wrong(format!("a read at {at} failed: {e}")),
         }
     }
 }

@@ -191,7 +191,7 @@ impl Voyage<'_> {
             rng.shuffle(&mut beyond);
             beyond.truncate(1 + rng.index(beyond.len().max(1)));
         }
-        (Cast { victims, taken, beyond }, lost)
+        (Cast { victims, taken, beyond, honest: self.honest }, lost)
     }
 
     fn live(&mut self, life: &Life) -> Result<(), String> {
@@ -219,7 +219,7 @@ impl Voyage<'_> {
             )
         });
         let seed = self.seed(life, 3);
-        let ran = run(seed, &from, &self.plan.setup, life, &cast, &self.judge, entry, self.honest)?;
+        let ran = run(seed, &from, &self.plan.setup, life, &cast, &self.judge, entry)?;
         self.tally.merge(&ran.tally);
         self.tally.add("n/crash points", ran.shots.len() as u64);
         self.tally.count("n/starts");
