@@ -94,15 +94,19 @@ fn one(
 }
 
 /// A process of a run: says which seed it is at, so that an assertion that ends it is put down to that.
-fn work(first: u64, count: u64) -> bool {
+fn work(first: u64, count: u64, failures: usize) -> bool {
     let mut tally = Tally::default();
-    let mut out = std::io::stdout();
+    let (mut out, mut failed) = (std::io::stdout(), 0);
     for seed in first..first + count {
         let _ = writeln!(out, "at {seed}");
         let _ = out.flush();
         if let Err(e) = one(seed, &BTreeSet::new(), false, &mut tally) {
             let _ = writeln!(out, "failed {seed} {e}");
             let _ = out.flush();
+            failed += 1;
+            if failed >= failures {
+                break;
+            }
         }
     }
     let _ = write!(out, "{}", tally.lines());
@@ -188,7 +192,14 @@ struct Batch {
 }
 
 fn batch(args: &Args, first: u64, count: u64) -> Batch {
-    let list = ["--worker".to_owned(), first.to_string(), count.to_string()];
+    let most = args.failures.to_string();
+    let list = [
+        "--failures".to_owned(),
+        most,
+        "--worker".to_owned(),
+        first.to_string(),
+        count.to_string(),
+    ];
     let mut child: Child =
         again(args, &list).stderr(Stdio::null()).spawn().expect("the program runs again");
     let mut found = Batch { tally: Tally::default(), failed: Vec::new() };
@@ -351,7 +362,7 @@ fn main() -> ExitCode {
         breakages::switch_on(name);
     }
     let fine = match (&args.worker, args.seed) {
-        (Some(range), _) => work(range[0], range[1]),
+        (Some(range), _) => work(range[0], range[1], args.failures),
         (None, Some(seed)) => {
             if args.plan {
                 println!("{:#?}", Plan::new(seed).without(&args.without));

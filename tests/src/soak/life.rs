@@ -67,6 +67,8 @@ pub(super) struct Shared {
     /// Event at which the start was done; the phases after it likewise.
     started: Cell<Option<u64>>,
     phases: RefCell<Vec<(u64, Phase)>>,
+    /// Events between which somebody waited for a destage of everything.
+    destages: RefCell<Vec<(u64, u64)>>,
     happened: RefCell<Vec<(u64, Kind, usize)>>,
     story: RefCell<Vec<String>>,
     /// Disks that failed for good.
@@ -84,6 +86,7 @@ impl Shared {
             oracle: RefCell::new(None),
             started: Cell::new(None),
             phases: RefCell::new(Vec::new()),
+            destages: RefCell::new(Vec::new()),
             happened: RefCell::new(Vec::new()),
             story: RefCell::new(Vec::new()),
             broken: RefCell::new(BTreeSet::new()),
@@ -96,6 +99,12 @@ impl Shared {
     fn enter(&self, world: &SimWorld, phase: Phase) {
         self.phase.set(phase);
         self.phases.borrow_mut().push((world.events(), phase));
+    }
+
+    /// What the array is doing now, in words.
+    fn state(&self) -> &'static str {
+        let destaging = self.destages.borrow().iter().any(|(_, to)| *to == u64::MAX);
+        if destaging { "destaging" } else { self.phase.get().name() }
     }
 
     fn wrong(&self, text: String) {
@@ -125,6 +134,7 @@ pub(super) struct Ran {
     /// Requests that failed.
     pub(super) errors: u64,
     phases: Vec<(u64, Phase)>,
+    destages: Vec<(u64, u64)>,
     pub(super) tally: Tally,
 }
 
@@ -136,6 +146,14 @@ impl Ran {
 
     /// What the array was doing at an event.
     pub(super) fn phase_at(&self, event: u64) -> &'static str {
+        // About as many as it takes to write epochs to all superblocks.
+        let failing = |h: &(u64, Kind, usize)| h.1.fails() && (h.0..h.0 + 100).contains(&event);
+        if self.happened.iter().any(failing) {
+            return "after a failure";
+        }
+        if self.destages.iter().any(|(from, to)| (*from..*to).contains(&event)) {
+            return "destaging";
+        }
         let past = self.phases.iter().rev().find(|(from, _)| *from <= event);
         past.map_or(Phase::Starting, |(_, p)| *p).name()
     }
@@ -226,7 +244,13 @@ async fn client(
                     Err(e) => Err(e),
                 }
             }
-            Op::Destage => device.destage().await,
+            Op::Destage => {
+                let nth = shared.destages.borrow().len();
+                shared.destages.borrow_mut().push((world.events(), u64::MAX));
+                let done = device.destage().await;
+                shared.destages.borrow_mut()[nth].1 = world.events();
+                done
+            }
             Op::Sleep(ms) => {
                 world.sleep(Duration::from_millis(ms)).await;
                 Ok(())
@@ -332,7 +356,7 @@ fn arrange(sim: &Simulation, life: &Life, cast: &Cast, setup: &Setup, shared: &R
             shared.happened.borrow_mut().push((world.events(), kind, disk));
             shared.story.borrow_mut().push(format!("event {}: {trouble:?}", world.events()));
             let degraded = if cast.taken.is_empty() { "" } else { ", degraded" };
-            let place = format!("fault/{kind}/{}{degraded}", shared.phase.get().name());
+            let place = format!("fault/{kind}/{}{degraded}", shared.state());
             shared.tally.borrow_mut().count(&place);
         });
     }
@@ -441,6 +465,7 @@ pub(super) fn run(
         stopped,
         errors: shared.errors.get(),
         phases: shared.phases.borrow().clone(),
+        destages: shared.destages.borrow().clone(),
         tally: shared.tally.borrow().clone(),
     })
 }
