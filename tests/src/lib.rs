@@ -6,6 +6,7 @@ pub mod crash;
 pub mod damage;
 pub mod evenkeel;
 pub mod oracle;
+pub mod power;
 pub mod rng;
 pub mod sim;
 pub mod soak;

@@ -1,0 +1,10 @@
+//! Power cuts of a whole machine: all disks of a virtual machine with a volatile cache that one
+//! process keeps ([`disk`], [`server`]), and programs that run in the machine, say outside what
+//! they were promised, and look for it after the cut ([`records`] on a file system, [`blocks`] on
+//! the bare device).
+
+pub mod acks;
+pub mod blocks;
+pub mod disk;
+pub mod records;
+pub mod server;
