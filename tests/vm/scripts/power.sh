@@ -1,0 +1,235 @@
+#!/bin/bash
+# What the machine does whose power tests/vm/power-cuts cuts: looks at what the last cut left, then
+# puts arrays, a file system and a load on the disks, and goes on until it is cut.
+#
+# In $EVENKEEL_OUT, which no cut reaches:
+#
+#   check, work   plans: bash assignments as power-cuts makes them; each may be missing
+#   acks.ROUND    what was synced in the round, as said by those who had it synced
+#   verdict       written here: "held: WHAT WAS THERE" or "broken: WHAT"
+#   working       made here when the load runs: the cut may come
+#
+# The disks 0 to 5 are the first array; 6 to 8 are its journal devices, or a second array, or unused.
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "${BASH_SOURCE[0]%/*}/lib.sh"
+
+out=${EVENKEEL_OUT:?a directory that survives; run this by tests/vm/power-cuts}
+read -ra disks <<<"${EVENKEEL_DISKS:?disks}"
+mnt=$work/mnt
+mkdir -p "$mnt"
+
+# broken WHAT TEXT: a promise was not kept.
+broken() {
+	echo "broken: $1" >"$out/verdict"
+	fail "$2"
+}
+# must WHAT COMMAND...: what must succeed after a cut.
+must() {
+	local what=$1 rc=0
+	shift
+	printf '    $ %s\n' "$(quoted "$@")"
+	timeout 240 "$@" >"$work/must.out" 2>&1 </dev/null || rc=$?
+	indent <"$work/must.out"
+	[ $rc = 0 ] || broken "$what" "exit status $rc: $(quoted "$@")"
+}
+by_serial() {
+	local d
+	for d in /sys/block/vd*; do
+		if [ "$(cat "$d/serial")" = "$1" ]; then echo "/dev/${d##*/}"; fi
+	done
+}
+# members FIRST LAST: those of the disks that are here, of these numbers.
+members() {
+	local i
+	for ((i = $1; i <= $2; i++)); do
+		case " $lost " in *" $i "*) ;; *) echo "${disks[i]}" ;; esac
+	done
+}
+start_both() { # start_both HOW: HOW is "run", or "must start" after a cut
+	local all first=()
+	mapfile -t all < <(members 0 $((5 + journals)))
+	first=("${all[@]}")
+	$1 "$evenkeel" start --ack "$ack" "${first[@]}"
+	device=/dev/evenkeel/$array
+	until_true 10 test -b "$device" || fail "no $device"
+	device=$(readlink -f "$device")
+	if [ "$second" != none ]; then
+		mapfile -t all < <(members 6 8)
+		$1 "$evenkeel" start "${all[@]}"
+		until_true 10 test -b /dev/evenkeel/second || fail "no /dev/evenkeel/second"
+		second_device=$(readlink -f /dev/evenkeel/second)
+	fi
+}
+must_start() { must "start" "$@"; }
+
+# --- after a cut ---------------------------------------------------------------------------------
+
+check() {
+	local i at rc gone=0 data_gone=0 found can_lose mismatches names=()
+	step "Round $round: $level $data+$parity, $fs, after the cut, without the disks:${lost:- none}"
+	for i in $lost; do
+		at=$(readlink -f "/sys/block/${disks[i]##*/}/device/..")
+		echo 1 >"$at/remove"
+		until_true 20 test ! -e "${disks[i]}" || fail "${disks[i]} is still there"
+		[ "$i" -lt 6 ] && data_gone=$((data_gone + 1))
+		[ "$i" -lt $((6 + journals)) ] && gone=$((gone + 1))
+	done
+
+	step "Start"
+	start_both must_start
+	[ "$(status_of '[.members[] | select(.state != "active")] | length')" = $gone ] ||
+		broken "status" "not $gone members are absent: $(status_of '[.members[].state] | join(" ")')"
+	at=healthy
+	[ $gone = 0 ] || at=degraded
+	is_state $at || broken "status" "the state is $(status_of .state), not $at"
+	can_lose=$((parity - data_gone))
+	if [ "$journals" != 0 ]; then
+		i=$((journals - 1 - gone + data_gone))
+		[ $i -lt $can_lose ] && can_lose=$i
+	fi
+	[ "$(status_of .can_lose)" = $can_lose ] ||
+		broken "status" "can_lose is $(status_of .can_lose), not $can_lose"
+	ok "$gone disks are absent, it is $at, and $can_lose more may go"
+	replayed=$(status_of '.replay | "\(.commits) commits, \(.bytes) bytes of them, \(.torn_tail_bytes) bytes of a torn tail"')
+	say "Replayed: $replayed."
+
+	step "Mount: the file system replays its own log"
+	must "mount" mount "$device" "$mnt"
+	mounts+=("$mnt")
+
+	step "Look for everything that was synced"
+	must "records" power records-check "$mnt/records" "$seed" "$out/acks.$round"
+	found=$(<"$work/must.out")
+	mapfile -t names < <(sed -n 's/^fio //p' "$out/acks.$round")
+	if [ ${#names[@]} -gt 0 ]; then
+		at=()
+		for i in "${names[@]}"; do at+=("--name=$i" "--filename=$mnt/fio/$i" "--randseed=$i"); done
+		must "fio" fio --output-format=terse --ioengine=psync --rw=write --bs=16k --size=1m --verify=crc32c \
+			--verify_fatal=1 --verify_only=1 "${at[@]}"
+		ok "fio verifies the ${#names[@]} files that it had synced"
+	fi
+	must "unmount" umount "$mnt"
+	unset 'mounts[-1]'
+
+	step "Check the file system"
+	if [ "$fs" = ext4 ]; then
+		must "fsck" e2fsck -fn "$device"
+	else
+		must "fsck" xfs_repair -n "$device"
+	fi
+	ok "the file system is consistent"
+
+	step "Scrub"
+	must "scrub" "$evenkeel" scrub "$array" --check-only
+	must "scrub" "$evenkeel" wait "$array" scrub
+	mismatches=$(status_of .scrub.mismatches)
+	[ "$mismatches" = 0 ] || broken "scrub" "the scrub finds $mismatches blocks wrong"
+	ok "nothing on the disks is wrong"
+
+	case $second in
+	mkfs)
+		step "The array on which a file system was being made"
+		must "second" dd if="$second_device" of=/dev/null bs=1M iflag=direct status=none
+		must "second" mkfs.ext4 -q -F "$second_device"
+		must "second" e2fsck -fn "$second_device"
+		ok "all of it can be read, and another file system is made there"
+		found+="; mkfs goes again"
+		;;
+	blocks)
+		step "The array that was written to block by block"
+		must "blocks" power blocks-check "$second_device" "$seed" "$out/acks.$round"
+		found+="; bare: $(<"$work/must.out")"
+		ok "it holds a prefix of the writes, and all that was synced"
+		;;
+	esac
+
+	step "Stop"
+	[ "$second" = none ] || must "stop" "$evenkeel" stop second
+	must "stop" "$evenkeel" stop "$array"
+	echo "held: $found, ${#names[@]} of fio" >"$out/verdict"
+}
+
+# The lost disks are back, perhaps by another name.
+plug_all() {
+	local i
+	echo 1 >/sys/bus/pci/rescan
+	here() { [ -b "$(by_serial "disk$i")" ]; }
+	for i in "${!disks[@]}"; do
+		until_true 20 here || fail "disk $i does not come back"
+		disks[i]=$(by_serial "disk$i")
+	done
+}
+
+# --- a load --------------------------------------------------------------------------------------
+
+fio_files() {
+	local i
+	for ((i = 1; ; i++)); do
+		fio --name=$i --filename="$mnt/fio/$i" --randseed=$i --ioengine=psync --rw=write --bs=16k --size=1m \
+			--verify=crc32c --do_verify=0 --end_fsync=1 >"$work/fio-files.log" 2>&1 </dev/null || return 1
+		# The file is synced; so shall be its name.
+		sync "$mnt/fio" || return 1
+		echo "fio $i" >>"$out/acks.$round"
+		# There shall be much that is not synced.
+		sleep 1
+	done
+}
+mkfs_again() {
+	while mkfs.ext4 -q -F "$second_device" >"$work/mkfs.log" 2>&1 </dev/null; do :; done
+	return 1
+}
+job() {
+	"$@" &
+	jobs_running+=($!)
+}
+promised() { [ "$(cut -d' ' -f1 "$out/acks.$round" 2>/dev/null | sort -u | wc -l)" -ge 2 ]; }
+
+load() {
+	local disk all
+	lost=
+	step "Round $round: $level $data+$parity, $fs, ack $ack, $journals journal devices, second array: $second"
+	for disk in "${disks[@]}"; do
+		[ "$(cat "/sys/block/${disk##*/}/queue/write_cache")" = "write back" ] ||
+			fail "$disk has no volatile cache: there would be nothing to lose"
+	done
+	ok "every disk has a volatile cache"
+	all=("${disks[@]:0:6}")
+	if [ "$journals" != 0 ]; then
+		for disk in "${disks[@]:6:journals}"; do all+=(--journal "$disk"); done
+	fi
+	run "$evenkeel" create "$array" --force --level "$level" --data "$data" --parity "$parity" "${all[@]}"
+	if [ "$second" != none ]; then run "$evenkeel" create second --force --level raid5 "${disks[@]:6:3}"; fi
+	start_both run
+	if [ "$fs" = ext4 ]; then run mkfs.ext4 -q -F "$device"; else run mkfs.xfs -q -f "$device"; fi
+	mount_it
+	mkdir "$mnt/fio"
+	run power records-init "$mnt/records" "$seed"
+	[ "$second" = blocks ] && run power blocks-init "$second_device"
+
+	step "The load"
+	: >"$out/acks.$round"
+	job power records "$mnt/records" "$seed" "$out/acks.$round"
+	job fio --name=rare --filename="$mnt/rare" --size=24m --rw=randwrite --bsrange=4k-64k --ioengine=libaio \
+		--iodepth=8 --direct=1 --fsync=500 --time_based --runtime=600 --rate_iops=300 --randseed="$seed" \
+		--fallocate=none --output="$work/fio-rare.log"
+	job fio_files
+	[ "$second" = blocks ] && job power blocks "$second_device" "$seed" "$out/acks.$round"
+	[ "$second" = mkfs ] && job mkfs_again
+	until_true 60 promised || fail "nothing is synced"
+	say "The power may be cut."
+	: >"$out/working"
+	# Whoever ends has met an error.
+	wait -n "${jobs_running[@]}"
+	fail "a part of the load ended: $(tail -n 3 "$work"/*.log)"
+}
+
+if [ -e "$out/check" ]; then
+	# shellcheck source=/dev/null
+	. "$out/check"
+	check
+	[ -e "$out/work" ] || exit 0
+	plug_all
+fi
+# shellcheck source=/dev/null
+. "$out/work"
+load
