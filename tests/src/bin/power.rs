@@ -30,7 +30,7 @@ enum Verb {
     ///
     /// The exports are disk0, disk1, ... Says "ready", then takes a command a line from standard
     /// input: "lie" (FLUSH and FUA are answered and not done from now on), "cut N" (after N further
-    /// changes and flushes), "cut" (now), "quit" or its end (everything is written, as
+    /// changes and flushes), "cut-at N" (when N changes could be lost), "cut" (now), "quit" or its end (everything is written, as
     /// when a machine is switched off, unless it was cut). The images are what is left after the
     /// cut; a line a disk and one of the totals say what that was.
     Serve {
@@ -164,6 +164,7 @@ fn serve(
             }
             (Some("cut"), None) => server.cut()?,
             (Some("cut"), Some(Ok(requests))) => server.cut_after(requests),
+            (Some("cut-at"), Some(Ok(volatile))) => server.cut_at(volatile),
             (Some("quit"), None) => break,
             _ => println!("what is {line:?}?"),
         }

@@ -86,7 +86,7 @@ pub fn write(device: &Path, seed: u64, acks: &mut Acks, end: Instant) -> io::Res
     let mut chance = Rng::new(hash(&[seed, 6]));
     let mut number = 0;
     while Instant::now() < end {
-        let sync = Instant::now() + Duration::from_millis(100 + chance.below(2000));
+        let sync = Instant::now() + Duration::from_millis(100 + chance.below(4000));
         while Instant::now() < sync {
             number += 1;
             let op = op(number, seed);

@@ -93,7 +93,8 @@ pub fn write(directory: &Path, seed: u64, acks: &mut Acks, end: Instant) -> io::
     let mut chance = Rng::new(hash(&[seed, 4]));
     let (mut records, mut changes, mut files) = (0, 0, 0);
     while Instant::now() < end {
-        let sync = Instant::now() + Duration::from_millis(100 + chance.below(1400));
+        // Long gaps, in which much gathers that is not synced.
+        let sync = Instant::now() + Duration::from_millis(100 + chance.below(4000));
         while Instant::now() < sync {
             log.write_all(&record(records + 1, seed))?;
             records += 1;

@@ -42,6 +42,9 @@ pub struct Server {
     cut: RwLock<Option<Report>>,
     /// Changes and flushes until the cut; below 0 there is none to come.
     countdown: AtomicI64,
+    /// Volatile changes of all disks, and with how many the cut comes.
+    volatile: AtomicI64,
+    enough: AtomicI64,
     connections: AtomicU64,
 }
 
@@ -67,6 +70,8 @@ impl Server {
             choice,
             cut: RwLock::new(None),
             countdown: AtomicI64::new(-1),
+            volatile: AtomicI64::new(0),
+            enough: AtomicI64::new(i64::MAX),
             connections: AtomicU64::new(0),
         })
     }
@@ -100,6 +105,11 @@ impl Server {
     /// The power is cut after so many further changes and flushes.
     pub fn cut_after(&self, requests: u64) {
         self.countdown.store(requests as i64, Ordering::SeqCst);
+    }
+
+    /// The power is cut as soon as so many changes could be lost.
+    pub fn cut_at(&self, volatile: u64) {
+        self.enough.store(volatile as i64, Ordering::SeqCst);
     }
 
     /// The power is cut now: no request is carried out or answered any more, and the media get
@@ -219,7 +229,8 @@ impl Server {
 
     /// The answer; none after the cut.
     fn carry_out(&self, index: usize, request: Request) -> Option<Vec<u8>> {
-        if request.kind != 0 && self.countdown.fetch_sub(1, Ordering::SeqCst) == 0 {
+        let enough = self.volatile.load(Ordering::SeqCst) >= self.enough.load(Ordering::SeqCst);
+        if enough || request.kind != 0 && self.countdown.fetch_sub(1, Ordering::SeqCst) == 0 {
             self.cut().expect("the media can be written");
         }
         let cut = self.cut.read().expect("no thread dies with it");
@@ -229,6 +240,7 @@ impl Server {
         let port = &self.ports[index];
         let mut disk = port.disk.lock().expect("no thread dies with it");
         let (fua, len) = (request.flags & FUA != 0, u64::from(request.len));
+        let before = disk.volatile();
         let mut read = Vec::new();
         let done = match request.kind {
             _ if !disk.has(request.offset, len) => Err(EINVAL),
@@ -244,6 +256,8 @@ impl Server {
         if let Ok(Some(ticket)) = done {
             disk.answered(ticket, port.arrived.load(Ordering::SeqCst));
         }
+        let more = disk.volatile() as i64 - before as i64;
+        self.volatile.fetch_add(more, Ordering::SeqCst);
         let error = done.err().unwrap_or(0);
         let mut answer = Vec::with_capacity(16 + read.len());
         answer.extend(REPLY.to_be_bytes());
@@ -489,6 +503,23 @@ mod tests {
             // Every four requests a number is through.
             assert_eq!(u64::from(first[1]), (20 + seed * 3) / 4);
         }
+    }
+
+    #[test]
+    fn a_cut_can_wait_until_there_is_something_to_lose() {
+        let (server, _) = machine(2, 1, NONE);
+        server.cut_at(12);
+        let mut clients = [Client::new(&server, "disk0"), Client::new(&server, "disk1")];
+        for number in 0..10 {
+            assert_eq!(clients[number % 2].write(number as u64 * 512, &[1; 512]), Some(0));
+        }
+        assert_eq!(clients[0].flush(), Some(0));
+        for number in 0..7 {
+            assert_eq!(clients[1].write(number * 512, &[2; 512]), Some(0));
+        }
+        assert!(server.report().is_none());
+        assert_eq!(clients[1].write(0, &[2; 512]), None);
+        assert_eq!(server.report().unwrap()[1].1.volatile, 12);
     }
 
     #[test]
