@@ -92,9 +92,10 @@ pub fn write(directory: &Path, seed: u64, acks: &mut Acks, end: Instant) -> io::
     let pages = File::options().write(true).open(directory.join("pages"))?;
     let mut chance = Rng::new(hash(&[seed, 4]));
     let (mut records, mut changes, mut files) = (0, 0, 0);
-    while Instant::now() < end {
-        // Long gaps, in which much gathers that is not synced.
-        let sync = Instant::now() + Duration::from_millis(100 + chance.below(4000));
+    for turn in 0.. {
+        // One sync of each kind soon, then long gaps, in which much gathers that is not synced.
+        let gap = if turn < 3 { 100 } else { 100 + chance.below(4000) };
+        let sync = Instant::now() + Duration::from_millis(gap);
         while Instant::now() < sync {
             log.write_all(&record(records + 1, seed))?;
             records += 1;
@@ -103,7 +104,7 @@ pub fn write(directory: &Path, seed: u64, acks: &mut Acks, end: Instant) -> io::
             pages.write_all_at(&page(changes, place, seed), place * PAGE as u64)?;
             thread::sleep(Duration::from_millis(chance.below(4)));
         }
-        match chance.below(5) {
+        match if turn < 3 { turn * 2 } else { chance.below(5) } {
             0 | 1 => {
                 log.sync_data()?;
                 acks.note("log", records)?;
@@ -117,6 +118,9 @@ pub fn write(directory: &Path, seed: u64, acks: &mut Acks, end: Instant) -> io::
                 replace(directory, files, seed)?;
                 acks.note("small", files)?;
             }
+        }
+        if Instant::now() >= end {
+            break;
         }
     }
     Ok(())

@@ -177,7 +177,7 @@ job() {
 	"$@" &
 	jobs_running+=($!)
 }
-promised() { [ "$(cut -d' ' -f1 "$out/acks.$round" 2>/dev/null | sort -u | wc -l)" -ge 2 ]; }
+promised() { [ "$(cut -d' ' -f1 "$out/acks.$round" 2>/dev/null | sort -u | wc -l)" -ge 3 ]; }
 
 load() {
 	local disk all=("${disks[@]:0:6}") create=(--level "$level" --data "$data" --parity "$parity")
