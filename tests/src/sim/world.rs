@@ -356,7 +356,7 @@ impl Simulation {
 
     /// Something is done to the world as soon as this event has happened.
     pub fn at_event(&self, event: u64, what: impl FnOnce(&SimWorld) + 'static) {
-        self.sim().hooks.borrow_mut().entry(event).or_default().push(Box::new(what));
+        self.world.at_event(event, what);
     }
 
     /// From now on, keeps what would survive a crash at each event.
@@ -447,6 +447,11 @@ impl SimWorld {
         for d in self.0.disks.iter().filter(|d| d.borrow().image_id() == disk) {
             d.borrow_mut().set_fault(fault);
         }
+    }
+
+    /// Something is done to the world as soon as this event has happened.
+    pub fn at_event(&self, event: u64, what: impl FnOnce(&SimWorld) + 'static) {
+        self.0.hooks.borrow_mut().entry(event).or_default().push(Box::new(what));
     }
 
     /// The disks, opened now.

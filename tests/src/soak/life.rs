@@ -11,7 +11,7 @@ use evenkeel_journal::sync::{Signal, join_all};
 use evenkeel_raid::status::MemberState;
 use evenkeel_raid::{Ack, Array, ArrayError, ErrorKind, StartOptions};
 
-use super::plan::Life;
+use super::plan::{Life, When};
 use super::tally::Tally;
 use super::trouble::{Kind, Trouble};
 use super::voyage::Judge;
@@ -19,7 +19,7 @@ use crate::crash::run::read_all;
 use crate::evenkeel::Evenkeel;
 use crate::oracle::{Floor, Oracle};
 use crate::rng::Rng;
-use crate::sim::{SimDisk, SimWorld, Simulation, Snapshot, Survivors};
+use crate::sim::{Reset, SimDisk, SimWorld, Simulation, Snapshot, Survivors};
 use crate::subject::{Setup, Subject};
 use crate::workload::Op;
 
@@ -300,65 +300,78 @@ async fn clients(
     join_all(ends.collect::<Vec<_>>()).await;
 }
 
-/// Has the troubles of a life happen, each after its event.
-fn arrange(sim: &Simulation, life: &Life, cast: &Cast, setup: &Setup, shared: &Rc<Shared>) {
-    let n = setup.members();
-    for (_, event, kind, salt) in life.troubles.iter().cloned() {
-        let (cast, setup, shared) = (cast.clone(), setup.clone(), Rc::clone(shared));
-        let durations_allow = !life.beyond;
-        sim.at_event(event, move |world| {
-            let starting = shared.phase.get() == Phase::Starting;
-            let mut rng = Rng::new(salt);
-            let (disk, reset) = match kind {
-                Kind::Slow if durations_allow => (rng.index(n + setup.journals), None),
-                Kind::Reset if durations_allow && !starting => {
-                    (0, super::voyage::reset_of_many(&mut rng, &setup, &cast))
-                }
-                Kind::Slow | Kind::Reset => return,
-                kind => {
-                    let mut all: Vec<usize> = cast.victims.clone();
-                    if !cast.beyond.is_empty() {
-                        // What is beyond the promise has its limits: no lies, no lost flushes.
-                        if shared.device.borrow().is_none()
-                            || !kind.fails()
-                            || matches!(kind, Kind::FlushErrors | Kind::Order)
-                        {
-                            return;
-                        }
-                        all.extend(&cast.beyond);
-                    }
-                    all.retain(|d| !shared.broken.borrow().contains(d));
-                    if kind.lies() || kind == Kind::BadSectors {
-                        all.retain(|d| *d < n && (setup.checksums || !kind.lies()));
-                    }
-                    if all.is_empty() {
-                        return;
-                    }
-                    (all[rng.index(all.len())], None)
-                }
-            };
-            let trouble = Trouble { kind, disk, reset, salt: rng.draw() };
-            if kind == Kind::Order && (starting || disk >= n) || !trouble.happen(world) {
-                return;
+/// All that a trouble needs to know when its time has come.
+#[derive(Clone)]
+struct Stage {
+    cast: Cast,
+    setup: Setup,
+    shared: Rc<Shared>,
+}
+
+/// Has the troubles of a life happen that come after an event of it, or after its start.
+fn arrange(world: &SimWorld, life: &Life, stage: &Stage, started: Option<u64>) {
+    for (_, when, kind, salt) in life.troubles.iter().copied() {
+        let event = match (when, started) {
+            (When::Event(event), None) => event,
+            (When::Served(after), Some(started)) => started + after,
+            _ => continue,
+        };
+        let stage = stage.clone();
+        world.at_event(event, move |world| stage.trouble(world, kind, salt));
+    }
+}
+
+impl Stage {
+    /// A trouble comes, if there is a disk that may have it.
+    fn trouble(&self, world: &SimWorld, kind: Kind, salt: u64) {
+        let shared = &self.shared;
+        let starting = shared.phase.get() == Phase::Starting;
+        let mut rng = Rng::new(salt);
+        let Some((disk, reset)) = self.who(kind, starting, &mut rng) else { return };
+        let trouble = Trouble { kind, disk, reset, salt: rng.draw() };
+        if !trouble.happen(world) {
+            return;
+        }
+        let device = shared.device.borrow().clone();
+        if let Some(device) = device.filter(|_| kind == Kind::Order) {
+            world.spawn("an order", async move {
+                // Refused if it is out already.
+                let _ = device.fail_member(disk).await;
+            });
+        }
+        if kind.fails() {
+            shared.broken.borrow_mut().insert(disk);
+        }
+        shared.happened.borrow_mut().push((world.events(), kind, disk));
+        shared.story.borrow_mut().push(format!("event {}: {trouble:?}", world.events()));
+        let degraded = if self.cast.taken.is_empty() { "" } else { ", degraded" };
+        let place = format!("fault/{kind}/{}{degraded}", shared.state());
+        shared.tally.borrow_mut().count(&place);
+    }
+
+    /// The disk, or the disks, that a trouble befalls.
+    fn who(&self, kind: Kind, starting: bool, rng: &mut Rng) -> Option<(usize, Option<Reset>)> {
+        let (cast, setup) = (&self.cast, &self.setup);
+        let n = setup.members();
+        match kind {
+            Kind::Slow => return Some((rng.index(n + setup.journals), None)),
+            Kind::Reset if starting => return None,
+            Kind::Reset => {
+                let reset = super::voyage::reset_of_many(rng, setup, cast)?;
+                return Some((reset.disks[0], Some(reset)));
             }
-            if kind == Kind::Order {
-                let device = shared.device.borrow().clone();
-                if let Some(device) = device {
-                    world.spawn("an order", async move {
-                        // Refused if it is out already.
-                        let _ = device.fail_member(disk).await;
-                    });
-                }
-            }
-            if kind.fails() {
-                shared.broken.borrow_mut().insert(disk);
-            }
-            shared.happened.borrow_mut().push((world.events(), kind, disk));
-            shared.story.borrow_mut().push(format!("event {}: {trouble:?}", world.events()));
-            let degraded = if cast.taken.is_empty() { "" } else { ", degraded" };
-            let place = format!("fault/{kind}/{}{degraded}", shared.state());
-            shared.tally.borrow_mut().count(&place);
-        });
+            _ => {}
+        }
+        let mut all: Vec<usize> = cast.victims.iter().chain(&cast.beyond).copied().collect();
+        all.retain(|d| !self.shared.broken.borrow().contains(d));
+        // Journal devices hold no blocks; a person fails members of an array that serves.
+        match kind {
+            Kind::BadSectors => all.retain(|d| *d < n),
+            kind if kind.lies() => all.retain(|d| *d < n && setup.checksums),
+            Kind::Order => all.retain(|d| *d < n && !starting),
+            _ => {}
+        }
+        (!all.is_empty()).then(|| (all[rng.index(all.len())], None))
     }
 }
 
@@ -378,7 +391,8 @@ pub(super) fn run(
     let sim = Simulation::new(seed, from);
     sim.record();
     let shared = Rc::new(Shared::new());
-    arrange(&sim, life, cast, setup, &shared);
+    let stage = Stage { cast: cast.clone(), setup: setup.clone(), shared: Rc::clone(&shared) };
+    arrange(&sim.world(), life, &stage, None);
     let (world, disks, mark) = (sim.world(), sim.disks(), sim.mark());
     let (own, told, life, judge) = (Rc::clone(&shared), cast.clone(), life.clone(), judge.clone());
     let setup = setup.clone();
@@ -394,6 +408,7 @@ pub(super) fn run(
         let oracle = judge.oracle.next_life(content, mark);
         *shared.oracle.borrow_mut() = Some(oracle.clone());
         *shared.device.borrow_mut() = Some(device.clone());
+        arrange(&world, &life, &stage, Some(world.events()));
 
         let lists = life.clients.iter().map(|c| c.iter().map(|(_, op)| op.clone()).collect());
         let (broken, taken) = (Rc::clone(&shared), cast.taken.clone());

@@ -21,6 +21,15 @@ const LIFE: u64 = 1000;
 const CLIENT: u64 = 100;
 const TROUBLES: u64 = 600;
 
+/// When a trouble comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    /// After so many events of the life: most of these are in the start.
+    Event(u64),
+    /// So many events after the start was done.
+    Served(u64),
+}
+
 /// A life of the array: from a start to a stop or a crash.
 #[derive(Clone, Debug)]
 pub struct Life {
@@ -30,8 +39,8 @@ pub struct Life {
     pub durable: bool,
     /// Clients beside each other.
     pub clients: Vec<Vec<(Item, Op)>>,
-    /// Troubles: after which event, what, and a seed for the rest.
-    pub troubles: Vec<(Item, u64, Kind, u64)>,
+    /// Troubles: when, what, and a seed for the rest.
+    pub troubles: Vec<(Item, When, Kind, u64)>,
     /// Whether it ends with a scrub.
     pub scrub: bool,
     /// Whether it is stopped, if it gets that far.
@@ -154,10 +163,17 @@ fn kind(rng: &mut Rng) -> Kind {
     Kind::ALL[rng.index(Kind::ALL.len())]
 }
 
-/// An event of a life: early ones, in its start, are as likely as all the late ones together.
-fn event(rng: &mut Rng) -> u64 {
-    let most = [60, 400, 2000, 6000][rng.index(4)];
-    1 + rng.below(most)
+/// What makes a disk fail and loses nothing that it had: what may happen to any number of them.
+fn failure(rng: &mut Rng) -> Kind {
+    [Kind::Gone, Kind::Errors, Kind::Hang, Kind::WriteErrors, Kind::Full][rng.index(5)]
+}
+
+fn when(rng: &mut Rng, beyond: bool) -> When {
+    if rng.one_in(4) && !beyond {
+        return When::Event(1 + rng.below(400));
+    }
+    let most = [60, 300, 1000, 3000][rng.index(if beyond { 2 } else { 4 })];
+    When::Served(1 + rng.below(most))
 }
 
 impl Plan {
@@ -192,10 +208,15 @@ impl Plan {
             (first..first + ops).map(|item| (item, maker.op())).collect()
         };
         let clients = (0..clients).map(|c| list(c, 1 + rng.below(most))).collect();
-        let calm = rng.one_in(4) && !beyond;
-        let troubles = if calm { 0 } else { 1 + rng.below(5) };
-        let troubles = (0..troubles)
-            .map(|i| (base + TROUBLES + i, event(&mut rng), kind(&mut rng), rng.draw()));
+        let troubles = match (rng.below(4), beyond) {
+            (_, true) => setup.parity as u64 + 1 + rng.below(3),
+            (0, _) => 0,
+            _ => 1 + rng.below(5),
+        };
+        let troubles = (0..troubles).map(|i| {
+            let kind = if beyond { failure(&mut rng) } else { kind(&mut rng) };
+            (base + TROUBLES + i, when(&mut rng, beyond), kind, rng.draw())
+        });
         let troubles = troubles.collect();
         let (scrub, stop) = (rng.one_in(3), rng.one_in(3));
         Life { number, durable, clients, troubles, scrub, stop, beyond }
