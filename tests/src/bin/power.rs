@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::io::{self, BufRead};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 use evenkeel_tests::power::acks::Acks;
 use evenkeel_tests::power::disk::{Choice, Disk, nameless};
 use evenkeel_tests::power::server::Server;
-use evenkeel_tests::power::{blocks, records};
+use evenkeel_tests::power::{blocks, log, records};
 
 /// Power cuts of a whole machine.
 #[derive(Parser)]
@@ -76,6 +76,20 @@ enum Verb {
         #[arg(long, default_value_t = 600)]
         seconds: u64,
     },
+    /// Do what a log of dm-log-writes says again on an image, and from the first mark on run a
+    /// command with the image's path at every write with FLUSH or FUA; all must succeed.
+    Replay {
+        /// How many such points there must be at least.
+        #[arg(long, default_value_t = 1)]
+        at_least: usize,
+        /// Leave out one of so many writes: then some must fail, and that is a success.
+        #[arg(long)]
+        lose: Option<u64>,
+        log: PathBuf,
+        image: PathBuf,
+        #[arg(required = true)]
+        command: Vec<String>,
+    },
     /// Is there a prefix of the writes, and all that was synced?
     BlocksCheck { device: PathBuf, seed: u64, acks: PathBuf },
 }
@@ -117,11 +131,53 @@ fn run(verb: Verb) -> Result<(), String> {
             let mut acks = Acks::append(&acks).map_err(text)?;
             blocks::write(&device, seed, &mut acks, until(seconds)).map_err(text)
         }
+        Verb::Replay { at_least, lose, log, image, command } => {
+            replay(at_least, lose, &log, &image, &command)
+        }
         Verb::BlocksCheck { device, seed, acks } => {
             let found = blocks::check(&device, seed, &said(&acks))?;
             println!("the first {} writes, of {} synced", found.there, found.promised);
             Ok(())
         }
+    }
+}
+
+fn replay(
+    at_least: usize,
+    lose: Option<u64>,
+    log: &Path,
+    image: &Path,
+    command: &[String],
+) -> Result<(), String> {
+    let text = |e: io::Error| e.to_string();
+    let log = File::open(log).map_err(text)?;
+    let file = File::options().write(true).open(image).map_err(text)?;
+    let (mut points, mut failed, mut writes, mut marked) = (0, 0, 0, false);
+    for entry in log::entries(&log).map_err(text)? {
+        marked |= entry.mark;
+        if marked && entry.len > 0 && entry.data.is_some() {
+            writes += 1;
+            if lose.is_some_and(|one_in| writes % one_in == 0) {
+                continue;
+            }
+        }
+        log::replay(&entry, &log, &file).map_err(text)?;
+        if marked && entry.durable {
+            points += 1;
+            let status = Command::new(&command[0]).args(&command[1..]).arg(image).status();
+            if !status.map_err(text)?.success() {
+                failed += 1;
+                if lose.is_none() {
+                    return Err(format!("after {writes} writes, at point {points}, it fails"));
+                }
+            }
+        }
+    }
+    println!("{points} points among {writes} writes, {failed} of them bad");
+    match lose {
+        None if points < at_least => Err(format!("that is less than {at_least}")),
+        Some(_) if failed == 0 => Err("lost writes were not noticed".into()),
+        _ => Ok(()),
     }
 }
 

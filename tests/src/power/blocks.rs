@@ -4,12 +4,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::acks::{self, Acks};
+use super::disk::zero;
 use crate::rng::{Rng, hash};
 
 const BLOCK: usize = 4096;
@@ -105,16 +105,6 @@ pub fn write(device: &Path, seed: u64, acks: &mut Acks, end: Instant) -> io::Res
         acks.note("blocks", number)?;
     }
     Ok(())
-}
-
-/// Makes a range of a device (or file) zeros: a discard, if the device takes any.
-fn zero(device: &File, offset: u64, len: u64) -> io::Result<()> {
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    // SAFETY: no memory is involved, and the descriptor is open as long as the file is.
-    match unsafe { libc::fallocate(device.as_raw_fd(), mode, offset as i64, len as i64) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// How far the writes were promised, and how far they are there.

@@ -299,7 +299,10 @@ impl Disk {
 }
 
 /// Punches a hole into a file that stays as long as it is.
-fn zero(file: &File, offset: u64, len: u64) -> io::Result<()> {
+///
+/// # Errors
+/// Of the file.
+pub fn zero(file: &File, offset: u64, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
