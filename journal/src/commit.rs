@@ -8,7 +8,7 @@ use crate::bytes::{
     crc_without, get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64, put_u128,
 };
 use crate::mem::{Buf, Slice};
-use crate::units::{BLOCK, CommitNumber, Lsn};
+use crate::units::{BLOCK, CommitNumber, Lsn, NUMBERS_END};
 
 /// First bytes of a column header.
 pub const COLUMN_MAGIC: [u8; 8] = *b"EVKLCOL1";
@@ -180,7 +180,16 @@ impl ColumnHeader {
         } else {
             meta.div_ceil(BLOCK) <= p
         };
+        let mut members = self.members.clone();
+        members.sort_unstable();
+        let distinct = members.windows(2).all(|pair| pair[0] != pair[1]);
+        let numbers = [self.number.0, self.durable.0, self.lsn_last.0];
         w >= 1
+            && numbers.iter().all(|n| *n < NUMBERS_END)
+            && self.lsn_first.0 <= self.lsn_last.0 + 1
+            && u64::from(self.records) <= self.lsn_last.0 + 1 - self.lsn_first.0
+            && self.prev_number < self.number
+            && distinct
             && w <= self.members.len()
             && usize::from(self.column) < self.members.len()
             && u16::from(self.members[usize::from(self.column)]) == self.member

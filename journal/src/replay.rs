@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use crate::commit::{ColumnHeader, FLAG_INLINE, INLINE_AT, column_crc};
+use crate::commit::{COMMIT_VERSION, ColumnHeader, FLAG_INLINE, INLINE_AT, column_crc};
 use crate::disk::Disk;
 use crate::log::{LogGeometry, LogStart};
 use crate::mem::{Buf, Segs, Slice};
@@ -263,6 +263,7 @@ impl<D: Disk> LogReader<'_, D> {
 
         // Case K: from there on, successor by successor. Of two the higher number counts: the
         // other was dropped by an earlier start.
+        let mut kept_rows = u64::from(first.header.rows);
         let mut commits = vec![first];
         loop {
             let (number, crc) = (groups[at].header.number, groups[at].header.commit_crc);
@@ -285,10 +286,24 @@ impl<D: Disk> LogReader<'_, D> {
                 }
             }
             let Some((i, commit)) = next else { break };
+            // Case KA: it says that it follows, but its place or its records do not.
+            let (before, own) = (&groups[at].header, &commit.header);
+            kept_rows += u64::from(own.rows);
+            let follows = own.row == (before.row + u64::from(before.rows)) % rows
+                && own.lsn_first > before.lsn_last
+                && kept_rows <= rows;
+            if !follows {
+                return Err(LogError::Unknown { number: own.number, version: COMMIT_VERSION });
+            }
             commits.push(commit);
             at = i;
         }
         let last = groups[at].header.number;
+        // Case KB: numbers of records go on by far more than there can be.
+        let first_lsn = commits[0].header.lsn_first.0;
+        if max_lsn.0.saturating_sub(first_lsn) > self.geometry.most_lsns() {
+            return Err(LogError::Unknown { number: last, version: COMMIT_VERSION });
+        }
         // Case M: some header knew a later commit as durable: what was promised is gone.
         if known > last && !broken(Sabotage::DamageAsTail) {
             let damage = LogError::Damaged { last_whole: last, durable: known };
@@ -316,8 +331,8 @@ impl<D: Disk> LogReader<'_, D> {
                     let Some(block) = block else { continue };
                     let found = ColumnHeader::decode(block, g.array, row + n as u64);
                     let header = match found {
-                        Ok(Some(h)) if h.member == u16::from(member.0) => h,
-                        // Case A: old data, payload, torn, or another member's.
+                        Ok(Some(h)) if h.member == u16::from(member.0) && self.fits(&h) => h,
+                        // Case A: old data, payload, torn, another member's, or of another shape.
                         Ok(_) => continue,
                         // Case B: a newer program wrote it.
                         Err(version) => {
@@ -340,6 +355,12 @@ impl<D: Disk> LogReader<'_, D> {
             progress(row, g.rows);
         }
         Ok(groups)
+    }
+
+    /// Whether a commit of this shape can lie in this log.
+    fn fits(&self, h: &ColumnHeader) -> bool {
+        let (g, width, all) = (&self.geometry, usize::from(h.width), h.members.len());
+        u64::from(h.rows) <= g.rows && width <= g.data && all - width <= g.parity
     }
 
     /// Some rows of one member's log area, block by block; None where a block cannot be read.
@@ -369,7 +390,7 @@ impl<D: Disk> LogReader<'_, D> {
     async fn load(&self, group: &Group) -> Result<Option<KeptCommit>, LogError> {
         let number = group.header.number;
         // Case G: the CRC of the commit holds, but its records do not decode or do not fit.
-        let unknown = LogError::Unknown { number, version: crate::commit::COMMIT_VERSION };
+        let unknown = LogError::Unknown { number, version: COMMIT_VERSION };
         let Some(whole) = self.gather(&group.header, Some(&group.columns)).await else {
             return Ok(None);
         };
@@ -391,8 +412,13 @@ impl<D: Disk> LogReader<'_, D> {
             block += record.data_blocks();
             records.push(LoggedRecord { lsn, record, first_block });
         }
+        let (first, last) = (group.header.lsn_first, group.header.lsn_last);
+        let ascending = records.windows(2).all(|pair| pair[0].lsn < pair[1].lsn);
+        let inside = |r: &LoggedRecord| (first..=last).contains(&r.lsn);
         if block != group.header.payload_blocks as usize
             || records.len() != group.header.records as usize
+            || !ascending
+            || !records.iter().all(inside)
         {
             return Err(unknown);
         }
@@ -499,7 +525,7 @@ impl<D: Disk> LogReader<'_, D> {
             let block = blocks.into_iter().flatten().next();
             let found = block.map(|b| ColumnHeader::decode(&b, self.geometry.array, row));
             let Some(Ok(Some(h))) = found else { continue };
-            let own = h.number == number && h.member == u16::from(member.0);
+            let own = h.number == number && h.member == u16::from(member.0) && self.fits(&h);
             if own && seen.iter().all(|s| !s.same_commit(&h)) {
                 seen.push(h);
             }

@@ -14,7 +14,7 @@ use crate::bytes::{crc_without, get_u32, get_u64, get_u128, put_u32, put_u64, pu
 use crate::mem::Slice;
 use crate::record::Record;
 use crate::sabotage::{Sabotage, broken};
-use crate::units::{BLOCK, Lsn};
+use crate::units::{BLOCK, Lsn, NUMBERS_END};
 use crate::world::RingMem;
 
 /// First bytes of a ring.
@@ -288,6 +288,11 @@ pub fn read_ring<R: RingMem>(mem: &R, array: u128, id: u128) -> Result<RingConte
             if !whole {
                 return Err(format!("the data of the ring's record at {position} is damaged"));
             }
+        }
+        // A daemon gives out one number after the other.
+        let before: Option<&RingRecord> = records.last();
+        if lsn.0 >= NUMBERS_END || before.is_some_and(|b| b.lsn.next() != lsn) {
+            return Err(damaged(position));
         }
         let last = get_u32(&b, 16) & RING_LAST != 0;
         records.push(RingRecord { lsn, record, data, last });

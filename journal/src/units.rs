@@ -3,6 +3,10 @@
 /// Bytes of a block: the unit of dirty state, checksums and parity arithmetic.
 pub const BLOCK: usize = 4096;
 
+/// Numbers that only rise (records, commits, epochs, generations of pages) stay below this: at a
+/// thousand million a second it takes a hundred years. What is there or above was made up.
+pub const NUMBERS_END: u64 = 1 << 62;
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*

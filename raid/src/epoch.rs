@@ -23,9 +23,15 @@ pub struct Found {
     pub copies: Vec<Superblock>,
 }
 
+/// Which of two epochs is looked at first: the newer one. The identity only makes sure that the order of
+/// the disks never decides.
+fn rank(s: &Superblock) -> (u64, u128) {
+    (s.epoch, s.epoch_id)
+}
+
 impl Found {
     fn in_force(&self) -> Option<&Superblock> {
-        self.copies.iter().filter(|s| s.phase == Phase::InForce).max_by_key(|s| s.epoch)
+        self.copies.iter().filter(|s| s.phase == Phase::InForce).max_by_key(|s| rank(s))
     }
 
     fn bears(&self, epoch_id: u128) -> bool {
@@ -73,13 +79,13 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
             }
         }
     }
-    let newest = found.iter().filter_map(Found::in_force).max_by_key(|s| s.epoch);
+    let newest = found.iter().filter_map(Found::in_force).max_by_key(|s| rank(s));
     let prepared = found
         .iter()
         .flat_map(|f| &f.copies)
         .filter(|s| s.phase == Phase::Prepared && newest.is_none_or(|n| s.epoch > n.epoch));
     let mut candidates: Vec<&Superblock> = prepared.collect();
-    candidates.sort_by_key(|s| std::cmp::Reverse(s.epoch));
+    candidates.sort_by_key(|s| std::cmp::Reverse(rank(s)));
     // Case EC: a prepared epoch that all of its members that are here bear. Case ED: one lacks it.
     let rolled = candidates.into_iter().find(|p| {
         newest.is_none_or(|n| p.parent == n.epoch_id)
@@ -114,6 +120,22 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
             ));
         };
         let is_journal = index >= epoch.geometry.members();
+        let split = |own: &Superblock| {
+            ArrayError::new(
+                ErrorKind::Disagree,
+                format!(
+                    "The members have split histories: {} went on alone in epoch {}, the others \
+                     in epoch {}. Nothing was written. Start with the disks of one side only, and \
+                     choose it with care: what was written to the other side is not there.",
+                    f.path, own.epoch, epoch.epoch
+                ),
+            )
+        };
+        // Case EJ: it bears two histories at once, which no order of writes leaves behind.
+        let other = |s: &&Superblock| s.phase == Phase::InForce && s.epoch_id != epoch.epoch_id;
+        if let Some(own) = f.copies.iter().filter(other).find(|s| s.epoch >= epoch.epoch) {
+            return Err(split(own));
+        }
         // Case EG: it bears the epoch. Case EH: but is not active in it.
         if f.bears(epoch.epoch_id) {
             if epoch.members[index].state == MemberState::Active {
@@ -132,15 +154,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
         let ancestor = epoch.history.iter().any(|h| h.1 == own.epoch_id);
         // Case EJ: it went on apart from the others.
         if !ancestor && own.epoch >= oldest && own.phase == Phase::InForce {
-            return Err(ArrayError::new(
-                ErrorKind::Disagree,
-                format!(
-                    "The members have split histories: {} went on alone in epoch {}, the others \
-                     in epoch {}. Nothing was written. Start with the disks of one side only, and \
-                     choose it with care: what was written to the other side is not there.",
-                    f.path, own.epoch, epoch.epoch
-                ),
-            ));
+            return Err(split(own));
         }
         // Case EI: it missed something.
         if broken(Sabotage::EpochIgnored) {
@@ -378,6 +392,12 @@ mod tests {
         (0..3).for_each(|i| bear(&mut found[i], &a));
         (3..6).for_each(|i| bear(&mut found[i], &b));
         assert_eq!(decide(&found).expect_err("split").kind, ErrorKind::Disagree);
+        // Nor does it matter that a disk bears both, or in which order the disks come.
+        let mut both = found.clone();
+        (0..3).for_each(|i| bear(&mut both[i], &b));
+        assert_eq!(decide(&both).expect_err("split").kind, ErrorKind::Disagree);
+        both.reverse();
+        assert_eq!(decide(&both).expect_err("split").kind, ErrorKind::Disagree);
         // A longer history of one half changes nothing.
         let c = child(&a, 88, Phase::InForce);
         (0..3).for_each(|i| bear(&mut found[i], &c));

@@ -36,6 +36,8 @@ pub const CACHE_BLOCKS_MAX: u64 = 1 << 28;
 pub const MAX_JOURNALS: usize = 8;
 /// Bytes of the log on every journal device, unless something else is asked for: at most.
 const JOURNAL_DEFAULT: u64 = 1 << 30;
+/// Bytes used of a disk are fewer than this: what a larger one has beyond is not used.
+pub const DISK_BYTES_END: u64 = 1 << 60;
 /// Bytes of a log area at most.
 const MAX_LOG: u64 = 64 << 30;
 
@@ -46,6 +48,11 @@ pub enum LogHome {
     Members,
     /// On the journal devices.
     Journals,
+}
+
+/// Bytes used of a disk that has so many.
+fn used_bytes(bytes: u64) -> u64 {
+    bytes.min(DISK_BYTES_END - 1) / MEMBER_GRAIN * MEMBER_GRAIN
 }
 
 /// The shape of an array. It changes only by growing (its generation rises).
@@ -267,6 +274,22 @@ impl Geometry {
         pages.div_ceil(self.members() as u64) * copies * 2 * BLOCK as u64
     }
 
+    /// Whether the areas of a member follow each other, as far as the slots: none over another one.
+    /// The sizes are within the bounds that a superblock's are checked against.
+    pub(crate) fn areas_are_apart(&self) -> bool {
+        let log_end = LOG_OFFSET + self.log_rows * BLOCK as u64;
+        let pages_end =
+            self.pages_offset + self.page_area_bytes(self.map_pages() + self.root_pages());
+        let checksums_end = self.checksums_offset + self.checksums_bytes();
+        let block = BLOCK as u64;
+        let offsets = [self.pages_offset, self.checksums_offset, self.slots_offset];
+        offsets.iter().all(|at| at.is_multiple_of(block))
+            && log_end <= self.pages_offset
+            && pages_end <= self.slots_offset
+            && (!self.has_checksums()
+                || (pages_end <= self.checksums_offset && checksums_end <= self.slots_offset))
+    }
+
     /// Whether every block has a checksum.
     #[must_use]
     pub fn has_checksums(&self) -> bool {
@@ -381,7 +404,7 @@ impl Geometry {
             pages_offset: 0,
             checksums_offset: 0,
             slots_offset: 0,
-            member_bytes: member_bytes / MEMBER_GRAIN * MEMBER_GRAIN,
+            member_bytes: used_bytes(member_bytes),
             cache_blocks: 0,
             journals: 0,
             log_home: LogHome::Members,
@@ -459,7 +482,7 @@ impl Geometry {
         }
         let block = BLOCK as u64;
         let mut g = Geometry { journals, log_home: LogHome::Journals, ..self };
-        g.journal_bytes = bytes / MEMBER_GRAIN * MEMBER_GRAIN;
+        g.journal_bytes = used_bytes(bytes);
         let room = g.journal_bytes.saturating_sub(LOG_OFFSET + SUPERBLOCK_BYTES) / block;
         let asked = log_bytes.unwrap_or((room * block).min(JOURNAL_DEFAULT)) / block;
         g.journal_rows = asked.max(g.least_log_rows());

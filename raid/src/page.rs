@@ -4,6 +4,7 @@
 
 use evenkeel_journal::bytes::{crc_without, get_u16, get_u32, get_u64, get_u128};
 use evenkeel_journal::bytes::{put_u16, put_u32, put_u64, put_u128};
+use evenkeel_journal::units::NUMBERS_END;
 use evenkeel_journal::{BLOCK, Buf, Lsn};
 
 /// First bytes of a page.
@@ -72,7 +73,9 @@ pub fn decode(b: &[u8], array: u128) -> Option<Head> {
         && get_u128(b, 8) == array
         && get_u32(b, AT_CRC) == crc_without(b, AT_CRC)
         && get_u16(b, 4) == PAGE_VERSION
-        && b[32] < 2;
+        && b[32] < 2
+        && get_u64(b, 40) < NUMBERS_END
+        && get_u64(b, 48) < NUMBERS_END;
     whole.then(|| Head {
         kind: get_u16(b, 6),
         page: get_u64(b, 24),

@@ -6,10 +6,14 @@
 use evenkeel_journal::bytes::{
     crc_without, get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64, put_u128,
 };
+use evenkeel_journal::units::NUMBERS_END;
 use evenkeel_journal::{Buf, Lsn, MemberIndex};
 
 use crate::codec::Level;
-use crate::geometry::{CACHE_BLOCKS_MAX, Geometry, LogHome, MAX_JOURNALS, SUPERBLOCK_BYTES};
+use crate::geometry::{
+    CACHE_BLOCKS_MAX, DISK_BYTES_END, Geometry, LogHome, MAX_JOURNALS, MEMBER_GRAIN,
+    SUPERBLOCK_BYTES,
+};
 use crate::status::MemberState;
 
 /// First bytes of a member's superblock.
@@ -40,6 +44,13 @@ const AT_HISTORY: usize = 512;
 const AT_MEMBERS: usize = 2048;
 const HISTORY_ENTRY: usize = 24;
 const MEMBER_ENTRY: usize = 56;
+
+/// Whether a name can be that of an array.
+#[must_use]
+pub fn name_is_good(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=NAME_MAX).contains(&name.len()) && name.chars().all(good) && !name.starts_with(['.', '-'])
+}
 
 /// Whether an epoch counts already.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -288,6 +299,7 @@ impl Superblock {
         let table = n + geometry.journals;
         let sane = table <= 255
             && journals_are_sane(&geometry, get_u64(b, 80) & JOURNAL_DEVICES != 0)
+            && get_u64(b, 96) < NUMBERS_END
             && data >= 1
             && parity >= 1
             && n == data + parity
@@ -300,13 +312,14 @@ impl Superblock {
             && geometry.slots >= geometry.stripes
             && geometry.log_rows >= 16
             && geometry.log_rows < 1 << 40
-            && geometry.member_bytes < 1 << 60
-            && geometry.pages_offset < 1 << 60
-            && geometry.slots_offset < 1 << 60
+            && geometry.member_bytes < DISK_BYTES_END
+            && geometry.member_bytes.is_multiple_of(MEMBER_GRAIN)
+            && geometry.pages_offset < DISK_BYTES_END
+            && geometry.slots_offset < DISK_BYTES_END
             && geometry.slots_offset + geometry.slots * geometry.chunk_bytes() + SUPERBLOCK_BYTES
                 <= geometry.member_bytes
-            && geometry.pages_offset >= crate::geometry::LOG_OFFSET
-            && geometry.pages_offset < geometry.slots_offset
+            && geometry.checksums_offset < DISK_BYTES_END
+            && geometry.areas_are_apart()
             && checksums_are_sane(&geometry, get_u64(b, 80) & CHECKSUMS != 0, get_u64(b, 224))
             && geometry.cache_blocks <= CACHE_BLOCKS_MAX;
         if !sane {
@@ -349,23 +362,19 @@ impl Superblock {
             ring: get_u128(b, 288),
             host: get_u128(b, AT_HOST),
             created: get_u64(b, 312),
-            name: String::from_utf8(name.to_vec()).ok()?,
+            name: String::from_utf8(name.to_vec()).ok().filter(|n| name_is_good(n))?,
             history: history.collect(),
             members,
         })
     }
 }
 
-/// Whether the checksum area lies between pages and slots, is as large as it must be, and is there
-/// if and only if the flag says so.
+/// Whether the checksum area is as large as it must be, and is there if and only if the flag says so.
 fn checksums_are_sane(g: &Geometry, flag: bool, bytes: u64) -> bool {
     if !flag {
         return !g.has_checksums() && bytes == 0;
     }
-    g.checksums_offset > g.pages_offset
-        && g.checksums_offset < g.slots_offset
-        && bytes == g.checksums_bytes()
-        && g.checksums_offset + bytes <= g.slots_offset
+    g.has_checksums() && bytes == g.checksums_bytes()
 }
 
 /// Whether what a superblock says of journal devices fits together.
@@ -377,7 +386,8 @@ fn journals_are_sane(g: &Geometry, flag: bool) -> bool {
     }
     flag && g.journals <= MAX_JOURNALS
         && (16..1 << 40).contains(&g.journal_rows)
-        && g.journal_bytes < 1 << 60
+        && g.journal_bytes < DISK_BYTES_END
+        && g.journal_bytes.is_multiple_of(MEMBER_GRAIN)
         && crate::geometry::LOG_OFFSET
             + g.journal_rows * evenkeel_journal::BLOCK as u64
             + SUPERBLOCK_BYTES

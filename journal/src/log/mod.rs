@@ -22,10 +22,10 @@ use std::time::Duration;
 
 use crate::commit::rows_at_most;
 use crate::mem::{Segs, Slice};
-use crate::record::Record;
+use crate::record::{RECORD_HEAD, Record};
 use crate::ring::{Ring, record_bytes};
 use crate::sync::{Lock, Signal};
-use crate::units::{CommitNumber, Lsn, MemberIndex};
+use crate::units::{BLOCK, CommitNumber, Lsn, MemberIndex};
 use crate::world::World;
 
 /// Rows that only commits without records may take: they are what moves the tail on when the log
@@ -83,6 +83,19 @@ pub struct LogGeometry {
     pub place_rows: u64,
     /// The log's devices hold nothing else, so flushing them flushes no member.
     pub apart: bool,
+}
+
+/// Each start may leave out as many numbers of records as the log that it found had beyond its end: so
+/// many logs full of them are believed.
+const GAPS: u64 = 64;
+
+impl LogGeometry {
+    /// How far the newest LSN may lie above the oldest that is needed: what is held is counted for
+    /// each of them, so more, which somebody must have made up, would take any memory.
+    #[must_use]
+    pub fn most_lsns(&self) -> u64 {
+        GAPS * self.rows * self.members as u64 * (BLOCK / RECORD_HEAD) as u64
+    }
 }
 
 /// Where the log goes on: found by replay, or fresh.

@@ -15,7 +15,7 @@ use crate::map::{Map, write_pages};
 use crate::members::Members;
 use crate::options::CreateOptions;
 use crate::status::MemberState;
-use crate::superblock::{MemberEntry, NAME_MAX, Phase, Superblock};
+use crate::superblock::{MemberEntry, NAME_MAX, Phase, Superblock, name_is_good};
 
 /// What `create` made.
 #[derive(Clone, Debug)]
@@ -28,13 +28,6 @@ pub struct Created {
     pub log_bytes: u64,
     /// Bytes of the cache.
     pub cache_bytes: u64,
-}
-
-/// Whether a name can be that of an array.
-#[must_use]
-pub fn name_is_good(name: &str) -> bool {
-    let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    (1..=NAME_MAX).contains(&name.len()) && name.chars().all(good) && !name.starts_with(['.', '-'])
 }
 
 /// Makes an array of `disks`, in this order.

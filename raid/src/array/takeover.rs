@@ -49,6 +49,17 @@ impl<W: World> Array<W> {
                 journal.adopt(a.lsn, &a.record, a.data.clone(), a.last);
             }
             if state.fence {
+                let left_out = log.max_lsn.0.saturating_sub(journal.next_lsn().0);
+                if left_out > reader.geometry.most_lsns() {
+                    return Err(ArrayError::new(
+                        ErrorKind::LogDamaged,
+                        format!(
+                            "A page of the map or of checksums names record {}, far beyond all that \
+                             the log can have held: somebody made it up.",
+                            log.max_lsn
+                        ),
+                    ));
+                }
                 journal.skip_to(log.max_lsn.next());
                 let checkpoint = Record::Checkpoint { incarnation };
                 journal.adopt(journal.next_lsn(), &checkpoint, Vec::new(), true);
@@ -140,7 +151,17 @@ impl<W: World> Array<W> {
         let place = match bytes {
             None => None,
             Some(bytes) => {
-                assert_eq!(crc32c::crc32c(bytes), crc, "a commit's CRC held, so its blocks' do");
+                // The CRC of its commit held, so it was written like this.
+                if crc32c::crc32c(bytes) != crc {
+                    return Err(ArrayError::new(
+                        ErrorKind::LogDamaged,
+                        format!(
+                            "Record {lsn} of the log says another checksum of block {block} of \
+                             stripe {stripe} than that block has: what the log says is not what \
+                             a daemon wrote."
+                        ),
+                    ));
+                }
                 let place = self.0.journal.ring().fill(bytes);
                 Some(place.ok_or_else(|| {
                     ArrayError::new(
