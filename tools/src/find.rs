@@ -17,7 +17,7 @@ use evenkeel_raid::hung::IO_TIMEOUT;
 use evenkeel_raid::superblock::{BadSuperblock, Phase, Superblock};
 use evenkeel_ublk_target::control::Failure;
 
-use crate::{aside, place};
+use crate::{aside, paths, place};
 
 /// One place of a member where a superblock lies, and what is there.
 #[derive(Debug)]
@@ -171,12 +171,7 @@ fn config_path() -> PathBuf {
 }
 
 fn lines(path: &Path) -> Vec<PathBuf> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines()
-        .map(|l| l.trim())
-        .filter(|l| !l.is_empty() && !l.starts_with('#'))
-        .map(PathBuf::from)
-        .collect()
+    paths::paths_in(&std::fs::read(path).unwrap_or_default())
 }
 
 /// Block devices that hold anything. A ublk device is left out: without its daemon, reading from

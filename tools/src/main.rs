@@ -1,6 +1,7 @@
 //! The `evenkeel` command: one file a verb.
 //!
-//! - [`cli`] what can be said; [`size`] sizes; [`place`] the run directory and its files;
+//! - [`cli`] what can be said; [`size`] sizes; [`place`] the run directory and its files; [`paths`] lists
+//!   of disks;
 //! - [`probe`] what a disk is; [`held`] who uses it; [`signature`] what else is on it; [`find`] members
 //!   by the name of their array; [`aside`] reading what may never answer; [`shape`] how many chunks are
 //!   data and parity;
@@ -21,6 +22,7 @@ mod find;
 mod held;
 mod locate;
 mod log;
+mod paths;
 mod place;
 mod probe;
 mod progress;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use evenkeel_ublk_target::control::Failure;
 
+use crate::paths;
+
 /// The run directory: `$EVENKEEL_RUN_DIR`, or `/run/evenkeel`.
 pub fn run_dir() -> PathBuf {
     match std::env::var_os("EVENKEEL_RUN_DIR") {
@@ -78,14 +80,8 @@ pub fn absolute(path: &Path) -> PathBuf {
 /// # Errors
 /// If the run directory cannot be written.
 pub fn remember_disks(name: &str, disks: &[PathBuf]) -> io::Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut text = Vec::new();
-    for disk in disks {
-        text.extend_from_slice(disk.as_os_str().as_bytes());
-        text.push(b'\n');
-    }
     let (path, new) = (disks_path(name), run_dir().join(format!(".{name}.disks.new")));
-    std::fs::write(&new, text)?;
+    std::fs::write(&new, paths::list_of(disks))?;
     std::fs::rename(new, path)
 }
 
