@@ -1,0 +1,157 @@
+//! Superblocks and pages.
+
+use evenkeel_journal::bytes::{crc_without, put_u16, put_u32, put_u128};
+use evenkeel_journal::{BLOCK, Lsn, MemberIndex, Slot};
+use evenkeel_raid::codec::Level;
+use evenkeel_raid::geometry::{Geometry, LOG_OFFSET, LogHome, SUPERBLOCK_A, SUPERBLOCK_BYTES};
+use evenkeel_raid::page::{self, Head, PAGE_CHECKSUMS, PAGE_MAGIC, PAGE_MAP, PAGE_ROOT};
+use evenkeel_raid::scrub::{Run, RunState, ScrubPage, Tally};
+use evenkeel_raid::status::MemberState;
+use evenkeel_raid::superblock::{MAGIC, MemberEntry, Phase, Superblock};
+
+use crate::hostile::seal_superblock;
+
+/// The array of the pages.
+const ARRAY: u128 = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
+
+/// A superblock of this shape with all members active.
+pub fn sample(level: Level, data: usize, parity: usize, journals: usize) -> Superblock {
+    let mut geometry = Geometry::plan(level, data, parity, 65536, 1 << 30, None, None, true)
+        .expect("a gigabyte is enough");
+    if journals > 0 {
+        geometry = geometry.with_journals(journals, 1 << 30, None).expect("it fits");
+    }
+    let member = |i: usize| MemberEntry {
+        uuid: 100 + i as u128,
+        state: MemberState::Active,
+        failed_at: Lsn(0),
+    };
+    Superblock {
+        array: ARRAY,
+        index: 0,
+        epoch: 5,
+        epoch_id: 55,
+        parent: 54,
+        phase: Phase::InForce,
+        compat: 0,
+        ro_compat: 0,
+        clean: false,
+        uneven: false,
+        generation: 1,
+        geometry,
+        boot: 3,
+        run_dir: 4,
+        ring: 9,
+        host: 2,
+        created: 1_700_000_000,
+        name: "tank".into(),
+        history: vec![(4, 54), (3, 53)],
+        members: (0..geometry.table()).map(member).collect(),
+    }
+}
+
+/// Without the zeros at its end: the target fills them up again.
+fn short(b: &[u8]) -> Vec<u8> {
+    let end = b.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
+    b[..end].to_vec()
+}
+
+pub fn superblock_seeds() -> Vec<Vec<u8>> {
+    let shapes = [
+        (Level::Raid6, 4, 2, 0),
+        (Level::Raid5, 2, 1, 2),
+        (Level::Raid1, 1, 1, 0),
+        (Level::Evenodd, 4, 2, 0),
+        (Level::Rs, 12, 5, 1),
+    ];
+    let bytes = |(level, k, m, j)| short(&sample(level, k, m, j).encode(0, SUPERBLOCK_A));
+    shapes.into_iter().map(bytes).collect()
+}
+
+/// Areas must follow each other, whatever a superblock says: else one would be written over another.
+fn areas_are_apart(g: &Geometry) {
+    let block = BLOCK as u64;
+    let pages = (g.map_pages() + g.root_pages()).div_ceil(g.members() as u64);
+    let pages_end = g.pages_offset + pages * (g.parity as u64 + 1) * 2 * block;
+    let after_pages = if g.has_checksums() { g.checksums_offset } else { g.slots_offset };
+    assert!(LOG_OFFSET + g.log_rows * block <= g.pages_offset, "log over pages: {g:?}");
+    assert!(pages_end <= after_pages, "pages over what follows: {g:?}");
+    if g.has_checksums() {
+        assert!(g.checksums_offset + g.checksums_bytes() <= g.slots_offset, "checksums over slots");
+    }
+    let last = Slot((g.slots - 1) as u32);
+    let end = g.byte_of(last, g.chunk_blocks - 1) + block;
+    assert!(end <= g.superblock_c(), "slots over copy C: {g:?}");
+    assert!(g.slots_offset.is_multiple_of(block), "slots lie between blocks");
+}
+
+pub fn superblock(input: &[u8]) {
+    let mut b = input.to_vec();
+    b.resize(SUPERBLOCK_BYTES as usize, 0);
+    let _ = Superblock::decode(input, SUPERBLOCK_A);
+    let _ = Superblock::decode(&b, SUPERBLOCK_A);
+    b[..8].copy_from_slice(&MAGIC);
+    seal_superblock(&mut b, SUPERBLOCK_A);
+    let Ok(s) = Superblock::decode(&b, SUPERBLOCK_A) else { return };
+    let again = s.encode(s.index, SUPERBLOCK_A);
+    assert_eq!(Superblock::decode(&again, SUPERBLOCK_A).as_ref(), Ok(&s), "not the same again");
+    let g = s.geometry;
+    areas_are_apart(&g);
+    let _ = (s.uuid(), s.read_only_because());
+    assert!(s.copy_c() >= SUPERBLOCK_A, "copy C over copy A");
+    // What a start computes of it.
+    let log = g.log(s.array);
+    assert!(log.data >= 1 && log.data + log.parity <= log.members, "a log of this shape: {log:?}");
+    let _ = (g.least_log_rows(), g.max_request_blocks(), g.slot_reserve());
+    for page in [0, g.map_pages() + g.root_pages() - 1] {
+        for (member, at) in g.page_copies(page, 1) {
+            assert!(member.at() < g.members() && at + BLOCK as u64 <= g.slots_offset);
+        }
+    }
+    if g.has_checksums() {
+        let (page, number) =
+            g.sum_of(evenkeel_journal::Stripe(g.stripes - 1), g.chunk_blocks - 1, g.members() - 1);
+        assert!(page < g.sum_pages() && number < 1008, "a checksum beyond its area");
+    }
+    if g.log_home == LogHome::Journals {
+        assert!(g.log_devices().start == g.members());
+    }
+    for i in 0..g.table() {
+        assert!(g.superblock_c_of(MemberIndex(i as u8)) >= SUPERBLOCK_A);
+    }
+}
+
+pub fn page_seeds() -> Vec<Vec<u8>> {
+    let begun = Run { next: 7, done_bytes: 9, ..Run::begun(true, 5) };
+    let tally = Tally { mismatches: 3, healed: 2, unrepairable: 1 };
+    let ended = Run { state: RunState::Ended, ended: 6, tally, ..Run::begun(false, 4) };
+    let scrub = ScrubPage { now: Some(begun), last: Some(ended) }.encode(ARRAY, 1, 12);
+    let mut all = vec![short(&scrub)];
+    for kind in [PAGE_ROOT, PAGE_MAP, PAGE_CHECKSUMS] {
+        let mut b = Head { kind, page: 3, place: 0, generation: 8, lsn: Lsn(99) }.page(ARRAY);
+        b[64..256].iter_mut().enumerate().for_each(|(i, b)| *b = i as u8);
+        page::seal(&mut b);
+        all.push(short(&b));
+    }
+    all
+}
+
+pub fn page(input: &[u8]) {
+    let mut b = input.to_vec();
+    b.resize(BLOCK, 0);
+    let _ = page::decode(&b, ARRAY);
+    b[..4].copy_from_slice(&PAGE_MAGIC);
+    put_u16(&mut b, 4, page::PAGE_VERSION);
+    put_u128(&mut b, 8, ARRAY);
+    let crc = crc_without(&b, 36);
+    put_u32(&mut b, 36, crc);
+    let Some(head) = page::decode(&b, ARRAY) else { return };
+    let mut again = head.page(ARRAY);
+    again[64..].copy_from_slice(&b[64..]);
+    page::seal(&mut again);
+    assert_eq!(page::decode(&again, ARRAY), Some(head), "not the same again");
+    let Some((head, scrub)) = ScrubPage::decode(&b, ARRAY) else { return };
+    let again = scrub.encode(ARRAY, head.place, head.generation);
+    let (other, back) = ScrubPage::decode(&again, ARRAY).expect("it was just made");
+    assert_eq!((other.place, other.generation, back), (head.place, head.generation, scrub));
+}
