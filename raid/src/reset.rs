@@ -305,10 +305,13 @@ impl<W: World> Members<W> {
         self.0.changed.notify();
     }
 
-    /// Writes again, in the order of their submission, what no good flush has covered; flushes.
+    /// Writes again, in the order of their submission, what no good flush has covered; flushes. There
+    /// may be nothing: that the member takes writes is asked in any case. One that can be read and
+    /// flushed, and not written to, would come back to fail the next write, time after time.
     async fn write_again(&self, member: MemberIndex, disk: W::Disk) -> bool {
         let groups = self.0.members.borrow()[member.at()].unflushed.groups(AGAIN_AT_ONCE);
-        let groups = if broken(Sabotage::NotWrittenAgain) { Vec::new() } else { groups };
+        let mut groups = if broken(Sabotage::NotWrittenAgain) { Vec::new() } else { groups };
+        groups.push(vec![(ASKED_AT, vec![Buf::zeroed(BLOCK).freeze()])]);
         for group in groups {
             let writes = group.into_iter().map(|(at, segs)| {
                 let write = disk.write(at, segs);

@@ -390,8 +390,7 @@ impl Voyage<'_> {
                 1 => self.further(rng, taken, true),
                 _ => self.further(rng, taken, false),
             };
-            let away = if beyond { &self.out } else { taken };
-            lost.extend(away.iter().copied().filter(|_| rng.one_in(3)));
+            lost.extend(taken.iter().copied().filter(|_| !beyond && rng.one_in(3)));
             let (read_only, destage) = (rng.one_in(2), rng.one_in(2));
             let durable = rng.one_in(2);
             let options = StartOptions { read_only, ..options(rng, durable) };
