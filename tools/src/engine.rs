@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use evenkeel_journal::uring::engine::why_no_ring;
 use evenkeel_journal::uring::{Access, Engine, UringDisk, UringWorld, disk};
 use evenkeel_ublk_target::control::Failure;
 
@@ -12,9 +13,7 @@ use crate::place;
 /// # Errors
 /// A sentence: the kernel gives no ring, or the run directory cannot be made.
 pub fn open() -> Result<(Engine, UringWorld), Failure> {
-    let engine = Engine::new().map_err(|e| {
-        Failure::new(1, format!("The kernel gives no io_uring ({e}); Evenkeel needs Linux 6.0."))
-    })?;
+    let engine = Engine::new().map_err(|e| Failure::new(1, why_no_ring(&e)))?;
     let run_dir = place::run_dir();
     let world = engine.world(&run_dir).map_err(|e| {
         Failure::new(

@@ -50,6 +50,26 @@ pub fn make_ring() -> io::Result<IoUring> {
     Err(error.unwrap_or_else(|| io::ErrorKind::Unsupported.into()))
 }
 
+/// Why the kernel gives no ring, and what to do: full sentences.
+#[must_use]
+pub fn why_no_ring(e: &io::Error) -> String {
+    let advice = match e.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "It is forbidden here: by the setting kernel.io_uring_disabled, or by the filter of a \
+             container, which has to allow io_uring_setup, io_uring_enter and io_uring_register."
+        }
+        Some(libc::ENOMEM) => {
+            "This user may lock too little memory: raise the limit (ulimit -l), or run it with \
+             CAP_IPC_LOCK."
+        }
+        Some(libc::ENFILE | libc::EMFILE) => {
+            "Too many files are open: raise the limit (ulimit -n)."
+        }
+        _ => "Evenkeel needs Linux 6.0 with io_uring.",
+    };
+    format!("The kernel gives no io_uring: {e}. {advice} Nothing was changed.")
+}
+
 /// Somebody who shares the ring.
 pub trait Reaper {
     /// Takes all completions off the ring.

@@ -137,7 +137,10 @@ pub async fn create_with_journals<W: World>(
     let gone = |what: &str| {
         ArrayError::new(
             ErrorKind::Failed,
-            format!("{what} could not be written: a disk failed. The array was not made."),
+            format!(
+                "{what} could not be written: a disk failed, or the file system under one is full. \
+                 The array was not made. Make room or change the disk, then create it again."
+            ),
         )
     };
     // The old superblocks go first: a create that is cut leaves no array, old or new.
@@ -162,7 +165,10 @@ pub async fn create_with_journals<W: World>(
     members.flush_members().await.map_err(|_| gone("The map"))?;
     let ring_id = id();
     let memory = world.create_ring(ring_id, ring_bytes(16)).map_err(|e| {
-        ArrayError::new(ErrorKind::Failed, format!("The ring's memory could not be had: {e}."))
+        ArrayError::new(
+            ErrorKind::Failed,
+            format!("{} The array was not made.", no_ring_memory(ring_bytes(16), &e)),
+        )
     })?;
     let incarnation = world.random() | 1;
     let ring = Ring::format(memory, uuid, ring_id, incarnation, 16);
@@ -193,6 +199,14 @@ pub async fn create_with_journals<W: World>(
         log_bytes: geometry.rows_of_log() * evenkeel_journal::BLOCK as u64,
         cache_bytes: geometry.cache_blocks * evenkeel_journal::BLOCK as u64,
     })
+}
+
+/// Why there is no memory for a ring, and what to do.
+pub(super) fn no_ring_memory(bytes: usize, e: &std::io::Error) -> String {
+    format!(
+        "The ring's memory could not be had: {e}. It takes {bytes} bytes of shared memory: make room in \
+         /dev/shm, or make that larger (mount -o remount,size=... /dev/shm)."
+    )
 }
 
 async fn wipe<W: World>(

@@ -22,6 +22,7 @@ use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::sync::{Lock, Signal, join_all};
 use evenkeel_journal::{Bounded, Buf, Disk, DiskError, Lsn, MemberIndex, World};
 
+use super::create::no_ring_memory;
 use super::locks::Locks;
 use super::lost::Marks;
 use super::salvage::{
@@ -483,7 +484,8 @@ impl<W: World> Started<'_, W> {
         let ring_id = u128::from(world.random()) << 64 | u128::from(world.random()) | 1;
         let places = g.cache_blocks as usize;
         let memory = world.create_ring(ring_id, ring_bytes(places)).map_err(|e| {
-            let message = format!("The ring's memory could not be had: {e}. Nothing is lost.");
+            let why = no_ring_memory(ring_bytes(places), &e);
+            let message = format!("{why} Nothing is lost; then start again.");
             ArrayError::new(ErrorKind::Failed, message)
         })?;
         let ring = Ring::format(memory, sb.array, ring_id, incarnation, places);

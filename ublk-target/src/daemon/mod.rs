@@ -21,6 +21,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use evenkeel_journal::uring::engine::why_no_ring;
 use evenkeel_journal::uring::{Access, Engine, UringWorld};
 use evenkeel_journal::world::World;
 use evenkeel_raid::hung::IO_TIMEOUT;
@@ -139,7 +140,11 @@ fn prepare(config: &DaemonConfig) -> Result<(), ArrayError> {
         return Err(ArrayError::new(ErrorKind::NoUblk, text));
     }
     std::fs::create_dir_all(&config.run_dir).map_err(|e| {
-        failed(format!("The run directory {} cannot be made: {e}.", config.run_dir.display()))
+        failed(format!(
+            "The run directory {} cannot be made: {e}. $EVENKEEL_RUN_DIR names another. Nothing was \
+             changed.",
+            config.run_dir.display()
+        ))
     })
 }
 
@@ -194,7 +199,7 @@ fn start(
         Via::Ublk => ublk::engine(),
         Via::Nbd => Engine::new(),
     };
-    let engine = engine.map_err(|e| failed(format!("The kernel gives no io_uring: {e}.")))?;
+    let engine = engine.map_err(|e| failed(why_no_ring(&e)))?;
     let world = engine.world(&config.run_dir).map_err(|e| {
         failed(format!("The run directory {} is not usable: {e}.", config.run_dir.display()))
     })?;
