@@ -377,6 +377,11 @@ impl Checksums {
     ) -> SumSnapshot {
         let saved = stripes.iter().filter_map(|s| Some((*s, self.unsaved.get(s)?.newest)));
         let saved: Vec<(Stripe, Lsn)> = saved.collect();
+        for (stripe, _) in &saved {
+            let (first, last) = self.pages_of_stripe(*stripe);
+            let goes_home = |page: u64| bases.iter().any(|b| b.0 == page);
+            assert!((first..=last).all(goes_home), "I2: what counts as home is written there");
+        }
         let n = self.g.members();
         let mut pages = Vec::new();
         for (page, base) in bases {

@@ -50,6 +50,8 @@ struct Inner {
     free: RefCell<Vec<usize>>,
     /// Writes and flushes that have not really ended, by member.
     writing: RefCell<Vec<u32>>,
+    /// Those of them that nobody waits for any longer.
+    late: RefCell<Vec<u32>>,
     ended: Signal,
 }
 
@@ -74,11 +76,13 @@ impl Drop for Ticket {
 struct Running {
     watch: Watch,
     member: MemberIndex,
+    late: bool,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.watch.0.writing.borrow_mut()[self.member.at()] -= 1;
+        self.watch.0.late.borrow_mut()[self.member.at()] -= u32::from(self.late);
         self.watch.0.ended.notify();
     }
 }
@@ -106,6 +110,7 @@ impl Watch {
             entries: RefCell::default(),
             free: RefCell::default(),
             writing: RefCell::default(),
+            late: RefCell::default(),
             ended: Signal::new(),
         }))
     }
@@ -121,6 +126,11 @@ impl Watch {
     /// Whether a write or flush of this member has not really ended.
     pub fn is_writing(&self, member: MemberIndex) -> bool {
         self.0.writing.borrow().get(member.at()).is_some_and(|n| *n > 0)
+    }
+
+    /// Whether a write or flush of this member has taken longer than the bound and has not ended yet.
+    pub fn is_silent(&self, member: MemberIndex) -> bool {
+        self.0.late.borrow().get(member.at()).is_some_and(|n| *n > 0)
     }
 
     /// Notified when a write or flush has really ended.
@@ -152,8 +162,10 @@ impl Watch {
         })
         .await;
         if done.is_none()
-            && let Some(running) = running
+            && let Some(mut running) = running
         {
+            running.late = true;
+            self.0.late.borrow_mut()[member.at()] += 1;
             world.spawn("late I/O", async move {
                 operation.await;
                 drop(running);
@@ -167,7 +179,8 @@ impl Watch {
         let all = writing.len().max(member.at() + 1);
         writing.resize(all, 0);
         writing[member.at()] += 1;
-        Running { watch: self.clone(), member }
+        self.0.late.borrow_mut().resize(all, 0);
+        Running { watch: self.clone(), member, late: false }
     }
 
     /// Ends the waits for some operations: what they do is not needed any more.

@@ -11,30 +11,41 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::Wake;
 use std::thread::ThreadId;
 
 use async_task::{Runnable, Task};
 
 use super::driver::Driver;
+use super::inbox::{Bell, Inbox, Raised};
 use crate::mem::Buf;
 
 type Job = Box<dyn FnOnce(&Executor) + Send>;
 
-#[derive(Default)]
-struct Foreign {
-    jobs: Vec<Job>,
-    runnables: Vec<Runnable>,
+/// What another thread sends.
+enum Sent {
+    Job(Job),
+    Runnable(Runnable),
+}
+
+/// Makes the engine's wait end.
+struct Event(OwnedFd);
+
+impl Bell for Event {
+    /// Its only error is a full counter, and then the wait has ended.
+    fn ring(&self) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: 8 readable bytes and an open descriptor.
+        let _ = unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), 8) };
+    }
 }
 
 pub(super) struct Shared {
     owner: ThreadId,
     /// Touched by the owner thread alone, and never across a call to anything else.
     local: UnsafeCell<VecDeque<Runnable>>,
-    foreign: Mutex<Foreign>,
-    event: OwnedFd,
+    inbox: Inbox<Sent, Event>,
 }
 
 // SAFETY: `local` is reached only after a check that this is the owner thread (`with_local`); the
@@ -59,16 +70,8 @@ impl Shared {
         if self.is_here() {
             self.with_local(|q| q.push_back(runnable));
         } else {
-            self.foreign.lock().unwrap_or_else(|e| e.into_inner()).runnables.push(runnable);
-            self.kick();
+            self.inbox.send(Sent::Runnable(runnable));
         }
-    }
-
-    /// Makes the engine's wait end. Its only error is a full counter, and then it has ended.
-    pub(super) fn kick(&self) {
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: 8 readable bytes and an open descriptor.
-        let _ = unsafe { libc::write(self.event.as_raw_fd(), one.as_ptr().cast(), 8) };
     }
 }
 
@@ -96,8 +99,7 @@ impl Executor {
         let shared = Shared {
             owner: std::thread::current().id(),
             local: UnsafeCell::new(VecDeque::with_capacity(1024)),
-            foreign: Mutex::default(),
-            event,
+            inbox: Inbox::new(Event(event)),
         };
         Ok(Executor { shared: Arc::new(shared), _here: Rc::new(()) })
     }
@@ -144,7 +146,7 @@ impl Executor {
         self.spawn(async move {
             let mut buf = Buf::zeroed(8);
             loop {
-                let event = here.shared.event.as_raw_fd();
+                let event = here.shared.inbox.bell().0.as_raw_fd();
                 let (result, back) = driver.read_fd(event, Box::new(here.clone()), buf).await;
                 buf = back;
                 if let Err(e) = result
@@ -159,13 +161,11 @@ impl Executor {
 
     /// Runs the closures and queues the tasks that other threads sent.
     pub fn take_foreign(&self) {
-        let foreign =
-            std::mem::take(&mut *self.shared.foreign.lock().unwrap_or_else(|e| e.into_inner()));
-        for r in foreign.runnables {
-            self.shared.schedule(r);
-        }
-        for job in foreign.jobs {
-            job(self);
+        for sent in self.shared.inbox.take() {
+            match sent {
+                Sent::Runnable(runnable) => self.shared.schedule(runnable),
+                Sent::Job(job) => job(self),
+            }
         }
     }
 
@@ -173,16 +173,15 @@ impl Executor {
     pub(super) fn clear(&self) {
         loop {
             let queue = self.shared.with_local(std::mem::take);
-            let foreign =
-                std::mem::take(&mut *self.shared.foreign.lock().unwrap_or_else(|e| e.into_inner()));
-            if queue.is_empty() && foreign.runnables.is_empty() && foreign.jobs.is_empty() {
+            let sent = self.shared.inbox.take();
+            if queue.is_empty() && sent.is_empty() {
                 return;
             }
         }
     }
 
     pub(super) fn flag(&self) -> Arc<Flag> {
-        Arc::new(Flag { set: AtomicBool::new(true), shared: Arc::clone(&self.shared) })
+        Arc::new(Flag { raised: Raised::new(), shared: Arc::clone(&self.shared) })
     }
 }
 
@@ -195,26 +194,25 @@ pub struct Remote {
 impl Remote {
     /// Runs `job` on the engine thread, soon; it may spawn tasks there.
     pub fn run(&self, job: impl FnOnce(&Executor) + Send + 'static) {
-        self.shared.foreign.lock().unwrap_or_else(|e| e.into_inner()).jobs.push(Box::new(job));
-        self.shared.kick();
+        self.shared.inbox.send(Sent::Job(Box::new(job)));
     }
 }
 
 /// A waker that sets a flag, for the future that the engine's loop polls itself.
 pub(super) struct Flag {
-    set: AtomicBool,
+    raised: Raised,
     shared: Arc<Shared>,
 }
 
 impl Flag {
     /// Takes the flag down; whether it was up.
     pub(super) fn take(&self) -> bool {
-        self.set.swap(false, Ordering::AcqRel)
+        self.raised.take()
     }
 
     /// Whether it is up.
     pub(super) fn is_set(&self) -> bool {
-        self.set.load(Ordering::Acquire)
+        self.raised.is_up()
     }
 }
 
@@ -224,9 +222,9 @@ impl Wake for Flag {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.set.store(true, Ordering::Release);
+        self.raised.raise();
         if !self.shared.is_here() {
-            self.shared.kick();
+            self.shared.inbox.bell().ring();
         }
     }
 }

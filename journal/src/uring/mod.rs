@@ -1,7 +1,7 @@
 //! The production form of the seams: one thread, one io_uring, one executor.
 //!
 //! - [`executor`] tasks of the engine thread, first in first out; [`executor::Remote`] lets other
-//!   threads hand it work;
+//!   threads hand it work, through [`inbox`];
 //! - [`driver`] operations in flight on the ring: who waits for them, and what memory they need;
 //! - [`files`] the ring's tables of files and of registered memory;
 //! - [`disk`] members, `open` opening them where that may hang; [`net`] sockets; [`shm_ring`] ring memory in shared memory;
@@ -15,6 +15,7 @@ pub mod driver;
 pub mod engine;
 pub mod executor;
 pub mod files;
+pub mod inbox;
 pub mod net;
 pub mod open;
 pub mod shm_ring;

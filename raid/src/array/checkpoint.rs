@@ -6,7 +6,7 @@
 
 use evenkeel_journal::log::Halted;
 use evenkeel_journal::sabotage::{Sabotage, broken};
-use evenkeel_journal::sync::join_all;
+use evenkeel_journal::sync::{Guard, join_all};
 use evenkeel_journal::{Stripe, World};
 
 use super::Array;
@@ -37,10 +37,9 @@ impl<W: World> Array<W> {
             if stripes.is_empty() && again.is_empty() {
                 break;
             }
-            let bases = self.bases_of(&stripes, &again).await?;
             // Of one moment: now. No destage is under way: a Parity is logged before the table has
             // its checksums, and a page that says it knows a record must have what that says.
-            let between = self.0.destage_lock.lock().await;
+            let (bases, between) = self.bases_now(&stripes, again).await?;
             let lsn = self.0.journal.last_lsn();
             let pages = self.0.map.borrow().snapshot(lsn, &stripes);
             let sums = self.0.sums.table.borrow().snapshot(lsn, &stripes, &bases);
@@ -91,6 +90,30 @@ impl<W: World> Array<W> {
         let fit = fit.count().max(1);
         stripes.truncate(fit);
         stripes
+    }
+
+    /// As [`Array::bases_of`], with destages held back, at a moment when the bases are all that these
+    /// stripes need: one that had no slot when they were read may have been placed meanwhile.
+    async fn bases_now(
+        &self,
+        stripes: &[Stripe],
+        mut again: Vec<u64>,
+    ) -> Result<(Vec<Base>, Guard), Halted> {
+        loop {
+            let bases = self.bases_of(stripes, &again).await?;
+            let between = self.0.destage_lock.lock().await;
+            let needed =
+                self.0.sums.table.borrow().pages_of(stripes, &self.0.map.borrow()).into_iter();
+            let missing = needed.map(|(page, _)| page);
+            let missing: Vec<u64> =
+                missing.filter(|page| bases.iter().all(|b| b.0 != *page)).collect();
+            if missing.is_empty() {
+                return Ok((bases, between));
+            }
+            drop(between);
+            // They are never more than the stripes have, so this ends.
+            again.extend(missing);
+        }
     }
 
     /// What now lies at home of the checksum pages of these stripes, and of pages to be mended;

@@ -131,6 +131,14 @@ impl Sums {
     }
 }
 
+/// A copy of a page as it was found.
+struct SumCopy {
+    /// The newest whole place of it.
+    newest: Option<(Head, Slice)>,
+    /// Whether both places could be read.
+    was_read: bool,
+}
+
 /// A page that is being read; others wait for it.
 struct Loading<'a>(&'a Sums, u64);
 
@@ -188,15 +196,16 @@ impl<W: World> Array<W> {
         let active = |c: &(MemberIndex, u64)| self.0.members.is_active(c.0);
         let copies: Vec<_> = g.sum_page_copies(page, 0).into_iter().filter(active).collect();
         let (first, others) = copies.split_first()?;
-        let one = self.read_sum_copy(page, *first).await;
-        if let Some((head, bytes)) = &one
+        let one = self.read_sum_places(page, *first).await;
+        if let Some((head, bytes)) = &one.newest
             && head.lsn >= required
         {
             return Some(SumPage::found(Some(*head), bytes.clone()));
         }
-        let more = join_all(others.iter().map(|c| self.read_sum_copy(page, *c)).collect()).await;
-        let all: Vec<Option<(Head, Slice)>> = std::iter::once(one).chain(more).collect();
-        let newest = all.iter().flatten().max_by_key(|(h, _)| h.lsn).cloned();
+        let more = join_all(others.iter().map(|c| self.read_sum_places(page, *c)).collect()).await;
+        let all: Vec<SumCopy> = std::iter::once(one).chain(more).collect();
+        let newest = all.iter().filter_map(|c| c.newest.as_ref());
+        let newest = newest.max_by_key(|(h, _)| h.lsn).cloned();
         let Some((head, bytes)) = newest else {
             return (required == Lsn(0)).then(SumPage::never);
         };
@@ -204,9 +213,9 @@ impl<W: World> Array<W> {
             return None;
         }
         for ((member, at), found) in copies.iter().zip(&all) {
-            if found.as_ref().is_none_or(|(h, _)| h.lsn < head.lsn)
-                && self.0.sums.suspect(page, *member)
-            {
+            let older = found.newest.as_ref().is_none_or(|(h, _)| h.lsn < head.lsn);
+            // What could not be read is written again, too; but it is not wrong.
+            if older && self.0.sums.suspect(page, *member) && found.was_read {
                 self.0.members.found_bad(*member, *at, "a page of checksums");
             }
         }
@@ -251,8 +260,12 @@ impl<W: World> Array<W> {
     pub(super) async fn read_sum_copy(
         &self,
         page: u64,
-        (member, at): (MemberIndex, u64),
+        copy: (MemberIndex, u64),
     ) -> Option<(Head, Slice)> {
+        self.read_sum_places(page, copy).await.newest
+    }
+
+    async fn read_sum_places(&self, page: u64, (member, at): (MemberIndex, u64)) -> SumCopy {
         let read = |at, len| self.0.members.read(member, at, Buf::new(len));
         let places: Vec<Slice> = match read(at, BOTH_PLACES).await {
             Some(both) => {
@@ -271,7 +284,8 @@ impl<W: World> Array<W> {
             let here = head.kind == PAGE_CHECKSUMS && head.page == page;
             here.then(|| (head, b.clone()))
         };
-        places.iter().filter_map(right).max_by_key(|(h, _)| h.lsn)
+        let newest = places.iter().filter_map(right).max_by_key(|(h, _)| h.lsn);
+        SumCopy { newest, was_read: places.len() == 2 }
     }
 
     /// Reads the next page of checksums while a sequential read has not come to it yet.

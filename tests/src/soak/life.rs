@@ -55,6 +55,8 @@ pub(super) struct Cast {
     pub(super) taken: BTreeSet<usize>,
     /// Further ones, beyond what the array bears.
     pub(super) beyond: Vec<usize>,
+    /// Whether some may be wrong in places.
+    pub(super) dirty: bool,
     /// Whether no disk was ever wrong without a word.
     pub(super) honest: bool,
 }
@@ -266,6 +268,17 @@ async fn client(
     }
 }
 
+/// What the array knows of why it cannot give something.
+fn whole_story(e: String, device: &Evenkeel) -> String {
+    let status = device.array().status();
+    let wrong: Vec<u64> = status.members.iter().map(|m| m.checksum_errors).collect();
+    let (lost, notices) = (status.stripes.lost_blocks, device.array().notices());
+    format!(
+        "{e} [checksum errors {wrong:?}, lost blocks {lost}, replay {:?}, {notices:?}]",
+        status.replay
+    )
+}
+
 /// Runs clients beside each other to their ends.
 async fn clients(
     world: &SimWorld,
@@ -355,7 +368,12 @@ impl Stage {
         let n = setup.members();
         match kind {
             Kind::Slow => return Some((rng.index(n + setup.journals), None)),
-            Kind::Reset if starting => return None,
+            // Of members that are reset some may stay out: those whose superblocks were just being
+            // written. With others that may be wrong, too, they could be too many.
+            Kind::Reset if starting || !cast.victims.is_empty() || cast.dirty => return None,
+            // Without checksums nobody can tell what such a disk has lost, should the process die
+            // before its failure is recorded.
+            Kind::FlushErrors if !setup.checksums => return None,
             Kind::Reset => {
                 let reset = super::voyage::reset_of_many(rng, setup, cast)?;
                 return Some((reset.disks[0], Some(reset)));
@@ -403,7 +421,7 @@ pub(super) fn run(
         shared.started.set(Some(world.events()));
         shared.enter(&world, Phase::Serving);
         let begins = active(&device, total);
-        let content = Rc::new(read_all(&device).await?);
+        let content = Rc::new(read_all(&device).await.map_err(|e| whole_story(e, &device))?);
         judge.check(&content)?;
         let oracle = judge.oracle.next_life(content, mark);
         *shared.oracle.borrow_mut() = Some(oracle.clone());
@@ -423,7 +441,7 @@ pub(super) fn run(
             look_at_what_is_left(&device, &oracle, &shared, &may_fail).await;
             return Ok((begins, active(&device, total), None, false, false));
         }
-        let content = read_all(&device).await?;
+        let content = read_all(&device).await.map_err(|e| whole_story(e, &device))?;
         oracle
             .check_crash(&content, oracle.length(), Floor::Acknowledged)
             .map_err(|v| format!("{v} [at the end of a life]"))?;
@@ -434,19 +452,18 @@ pub(super) fn run(
             return Err(format!("something is said to be wrong, and no disk lied: {counts:?}"));
         }
         bounds(&device)?;
-        let mut scrubbed = false;
+        let (mut scrubbed, mut honest_since) = (false, 0);
         if life.scrub {
             shared.enter(&world, Phase::Scrubbing);
             cast.victims.iter().for_each(|d| world.be_honest(*d));
-            let before = shared.happened.borrow().iter().filter(|h| h.1.lies()).count();
+            honest_since = world.events();
             let began = device.array().start_scrub(false).await;
             if began.is_ok() {
                 device.array().scrub_ended().await.map_err(|e| format!("scrub: {e}"))?;
             }
             let run = device.array().status().scrub;
-            let lies = shared.happened.borrow().iter().filter(|h| h.1.lies()).count();
-            scrubbed = began.is_ok() && run.is_some_and(|s| s.unrepairable == 0) && lies == before;
-            let again = read_all(&device).await?;
+            scrubbed = began.is_ok() && run.is_some_and(|s| s.unrepairable == 0);
+            let again = read_all(&device).await.map_err(|e| whole_story(e, &device))?;
             if again != content {
                 return Err("the scrub changed what is read".to_owned());
             }
@@ -459,6 +476,8 @@ pub(super) fn run(
             oracle.answered(id, done.is_ok());
             done.map_err(|e| format!("stop failed: {e}"))?;
         }
+        // In the scrub or the stop a disk may have gone wrong again.
+        scrubbed &= !shared.happened.borrow().iter().any(|h| h.1.lies() && h.0 >= honest_since);
         Ok((begins, ends, Some(Rc::new(content)), scrubbed, life.stop))
     });
     *shared.device.borrow_mut() = None;

@@ -191,7 +191,7 @@ impl Voyage<'_> {
             rng.shuffle(&mut beyond);
             beyond.truncate(1 + rng.index(beyond.len().max(1)));
         }
-        (Cast { victims, taken, beyond, honest: self.honest }, lost)
+        (Cast { victims, taken, beyond, dirty: !self.dirty.is_empty(), honest: self.honest }, lost)
     }
 
     fn live(&mut self, life: &Life) -> Result<(), String> {
@@ -243,7 +243,9 @@ impl Voyage<'_> {
     /// Only disks that had a reason are out of the array.
     fn states_of_members(&self, cast: &Cast, ran: &Ran) -> Result<(), String> {
         let all = self.plan.setup.members() + self.plan.setup.journals;
-        let failed = |d: &usize| ran.happened.iter().any(|(_, k, who)| k.fails() && who == d);
+        let failed = |d: &usize| {
+            ran.happened.iter().any(|(_, k, who)| *k == Kind::Reset || k.fails() && who == d)
+        };
         for disk in (0..all).filter(|d| !cast.taken.contains(d)) {
             let may = cast.victims.contains(&disk) || cast.beyond.contains(&disk);
             if !ran.active.0.contains(&disk) && !may {
@@ -298,6 +300,9 @@ impl Voyage<'_> {
     ) -> Result<(), String> {
         let mut taken: BTreeSet<usize> = self.taken();
         taken.extend(&cast.victims);
+        if ran.happened.iter().any(|h| h.1 == Kind::Reset) {
+            taken.extend(ran.active.0.difference(&ran.active.1));
+        }
         let broken: Vec<usize> = ran.happened.iter().filter(|h| h.1.fails()).map(|h| h.2).collect();
         if !life.beyond {
             assert!(self.members(&taken) <= self.plan.setup.parity, "the cast keeps to the rule");
@@ -398,7 +403,12 @@ impl Voyage<'_> {
             let from = found.without(&lost).shuffled(rng.draw());
             let sim = Simulation::new(rng.draw(), &from);
             let (world, disks) = (sim.world(), sim.disks());
-            let step = |e: String| format!("{e} [without disks {lost:?}]");
+            let step = |e: String| {
+                format!(
+                    "{e} [without disks {lost:?}{}]",
+                    if read_only { ", read-only" } else { "" }
+                )
+            };
             let got = sim.run(LIMIT, async move {
                 let (device, told) = open(&world, &disks, &entry).await?;
                 let content = read_all(&device).await?;
