@@ -61,6 +61,7 @@ impl<W: World> Members<W> {
         let mut number = base.epoch;
         loop {
             self.thawed().await?;
+            self.mark().await?;
             let parent = self.superblock();
             number += 1;
             let mut next = base.clone();
@@ -104,20 +105,55 @@ impl<W: World> Members<W> {
         Ok(())
     }
 
-    /// Marks the epoch in force on copies B and C of all active members, before a newer one is
-    /// prepared over copy A. Gives whether all could be written.
+    /// Marks the epoch in force on copies B and C of all active members, if a start has found that some
+    /// of them do not bear it there. Gives whether no member failed meanwhile.
     ///
     /// # Errors
     /// `Halted` if too many members fail.
     pub async fn mark_in_force(&self) -> Result<bool, Halted> {
-        // What was read may still be volatile: the daemon that wrote it died before its flush.
-        self.flush().await?;
         let _turn = self.0.epoch_lock.lock().await;
         let before = self.gone();
+        self.mark().await?;
+        Ok(self.gone() == before)
+    }
+
+    /// The same, with the lock held: the first thing that any advance does, since a failure may have to
+    /// be recorded at any moment of a start.
+    async fn mark(&self) -> Result<(), Halted> {
+        if !self.0.unmarked.get() {
+            return Ok(());
+        }
+        // What was read may still be volatile: the daemon that wrote it died before its flush.
+        self.flush_bearers().await?;
         let s = self.superblock();
         self.write_superblocks(&s, Place::B).await?;
         self.write_superblocks(&s, Place::C).await?;
-        Ok(self.gone() == before)
+        self.0.unmarked.set(false);
+        Ok(())
+    }
+
+    /// Flushes all active members. Nothing waits here for a failure to be recorded, which waits for the
+    /// lock.
+    async fn flush_bearers(&self) -> Result<(), Halted> {
+        loop {
+            self.thawed().await?;
+            let flush = |member: MemberIndex| async move {
+                let Some(disk) = self.disk(member) else { return (member, Some(Ok(()))) };
+                (member, self.0.watch.wait(&self.0.world, member, Kind::Write, disk.flush()).await)
+            };
+            let mut whole = true;
+            for (member, done) in join_all(self.active().into_iter().map(flush).collect()).await {
+                if done != Some(Ok(())) {
+                    whole = false;
+                    self.trouble(member, Doing::Flush, 0, done.and_then(Result::err));
+                    self.suspect(member);
+                }
+            }
+            self.thawed().await?;
+            if whole {
+                return Ok(());
+            }
+        }
     }
 
     /// Writes one copy on all active members and flushes them; again, if the array was frozen

@@ -88,6 +88,8 @@ pub(crate) struct Inner<W: World> {
     pub(crate) members: RefCell<Vec<Member<W::Disk>>>,
     pub(crate) superblock: RefCell<Superblock>,
     pub(crate) epoch_lock: Lock,
+    /// Some active members may not bear the epoch on copies B and C.
+    pub(crate) unmarked: Cell<bool>,
     pub(crate) changed: Signal,
     halted: Cell<bool>,
     /// Members are in trouble, and it is not decided what becomes of them.
@@ -158,6 +160,7 @@ impl<W: World> Members<W> {
             watch: Watch::new(),
             traffic: Cell::new(Traffic::default()),
             tail: Cell::new(Lsn(0)),
+            unmarked: Cell::new(false),
             read_only,
             news: News::default(),
             overlay: RefCell::new(HashMap::new()),
@@ -186,6 +189,11 @@ impl<W: World> Members<W> {
     /// ([`crate::hung::IO_TIMEOUT`] if it is never set).
     pub fn set_io_timeout(&self, bound: Duration) {
         self.0.watch.set_bound(bound);
+    }
+
+    /// The epoch has to be marked in force before another one is prepared.
+    pub fn set_unmarked(&self) {
+        self.0.unmarked.set(true);
     }
 
     /// Stops taking writes for good. Members whose failure was not recorded yet may be read:

@@ -254,6 +254,9 @@ pub(super) fn current<W: World>(
         .collect();
     let members = Members::new(world, code.clone(), sb.clone(), by_index, read_only);
     members.set_io_timeout(bound);
+    if decision.unmarked {
+        members.set_unmarked();
+    }
     if moving {
         members.log_goes_home();
     }
@@ -347,7 +350,7 @@ impl<W: World> Array<W> {
         // 4. Without the missing ones.
         if !options.read_only {
             let failed = |Halted| too_many("Recording the missing members");
-            let all = !decision.unmarked || members.mark_in_force().await.map_err(failed)?;
+            let all = members.mark_in_force().await.map_err(failed)?;
             if !decision.absent().is_empty() || !all || uneven != sb.uneven || moving {
                 // Clean stays: nothing that could be lost is in the log before the ring is named.
                 members.advance_epoch(|s| s.uneven = uneven).await.map_err(failed)?;

@@ -8,8 +8,10 @@ use std::rc::Rc;
 use evenkeel_raid::{Array, ErrorKind, StartOptions};
 
 use super::life::LIMIT;
-use super::voyage::Voyage;
+use super::voyage::{Judge, Voyage};
 use crate::checkers::parity::areas_of;
+use crate::crash::run::read_all;
+use crate::damage::{columns, kept};
 use crate::evenkeel::Evenkeel;
 use crate::rng::Rng;
 use crate::sim::{DiskImage, PAGE, Simulation, Survivors, path_of};
@@ -141,6 +143,51 @@ pub(super) fn too_many_lies(
             voyage.tally.add("beyond/more than m wrong blocks in a row/blocks right", right);
             voyage.tally.add("beyond/more than m wrong blocks in a row/blocks EIO", eio);
         }
+    }
+    Ok(())
+}
+
+/// A commit that is known as durable is gone from all disks: the start refuses, unless nothing needs it.
+pub(super) fn lost_commit(
+    voyage: &mut Voyage<'_>,
+    found: &Survivors,
+    judge: &Judge,
+    rng: &mut Rng,
+) -> Result<(), String> {
+    let all = columns(found);
+    if voyage.plan.setup.journals > 0 || all.is_empty() {
+        return Ok(());
+    }
+    let (first, durable) = kept(&all);
+    // The one that knows it stays.
+    let known: Vec<&u64> = all.keys().filter(|n| (first..durable).contains(*n)).collect();
+    if known.is_empty() {
+        return Ok(());
+    }
+    let number = *known[rng.index(known.len())];
+    let mut from = found.clone();
+    for column in &all[&number] {
+        let disk = from.disks.iter_mut().find(|d| d.id == column.disk).expect("it is there");
+        disk.corrupt(column.blocks[0], &rng.draw().to_le_bytes());
+    }
+    let sim = Simulation::new(rng.draw(), &from);
+    let (world, disks) = (sim.world(), sim.disks());
+    let options = StartOptions { accept_missing: true, ..StartOptions::default() };
+    let ran = sim.run(LIMIT, async move {
+        match Array::start(&world, &disks, &options, &|_| ()).await {
+            Ok(array) => Ok(Some(read_all(&Evenkeel::of(array)).await?)),
+            Err(e) if e.kind == ErrorKind::LogDamaged => Ok(None),
+            Err(e) => Err(e.to_string()),
+        }
+    });
+    let step = |e: String| format!("{e} [commit {number} lost on all disks]");
+    let content = ran.map_err(|s| s.to_string()).and_then(|inner| inner).map_err(step)?;
+    match content {
+        Some(content) => {
+            judge.check(&content).map_err(step)?;
+            voyage.tally.count("refused/a lost commit/not needed, all right");
+        }
+        None => voyage.tally.count("refused/a lost commit/as it must"),
     }
     Ok(())
 }

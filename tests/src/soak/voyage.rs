@@ -331,6 +331,11 @@ impl Voyage<'_> {
             self.say(|| format!("  state {i}: event {} ({phase}), {mode}", shot.event));
             self.look(&found, &judge, &taken, life.beyond, rng)
                 .map_err(|e| format!("{e} [crash at event {}, {mode}]", shot.event))?;
+            let mut own = Rng::new(self.seed(life, 100 + i as u64));
+            if taken.is_empty() && own.one_in(8) {
+                probe::lost_commit(self, &found, &judge, &mut own)
+                    .map_err(|e| format!("{e} [crash at event {}, {mode}]", shot.event))?;
+            }
             next = Some((found, judge));
         }
         let (mut found, judge) = next.expect("there are crash states");
@@ -421,6 +426,9 @@ impl Voyage<'_> {
                 Ok((content, told))
             });
             let got = got.map_err(|s| s.to_string()).and_then(|inner| inner);
+            if got.is_err() {
+                self.say(|| crate::checkers::parity::describe(&from.disks));
+            }
             let (content, told) = got.map_err(step)?;
             judge.check(&content).map_err(step)?;
             self.tally.count("n/starts");
