@@ -62,3 +62,14 @@ fn a_stripe_placed_while_a_checkpoint_reads_pages_keeps_its_checksums() {
 fn a_member_that_cannot_be_read_is_not_called_a_liar() {
     passes(1_795_410_802_000_465, "");
 }
+
+/// A start found an epoch that its predecessor had not marked in force on all members, and flushed them
+/// first; one of twenty was gone, and its failure was recorded: the next epoch was prepared over the only
+/// copy of that one which half of the members had. After a loss of power those counted as stale.
+#[test]
+fn a_failure_in_a_start_does_not_overtake_the_marking_of_an_epoch() {
+    passes(
+        1_795_411_596_001_241,
+        "1-3,600-601,1001-1009,1600-1601,1603-1604,2000-2003,2101-2105,2600-2601,3000-3007,3101-3110",
+    );
+}

@@ -336,13 +336,14 @@ impl Voyage<'_> {
                 probe::lost_commit(self, &found, &judge, &mut own)
                     .map_err(|e| format!("{e} [crash at event {}, {mode}]", shot.event))?;
             }
-            next = Some((found, judge));
+            next = Some((found, judge, shot.event));
         }
-        let (mut found, judge) = next.expect("there are crash states");
+        let (mut found, judge, mut event) = next.expect("there are crash states");
         let mut clean = false;
         self.judge = judge;
         if ran.stopped {
             let end = ran.shots.last().expect("there is an end");
+            event = end.event;
             let kill = rng.one_in(2) && !ran.was_reset_before(end.event);
             let mode = if kill { Mode::Process(1) } else { Mode::PowerNone };
             found = if mode.is_process() { end.leave() } else { end.survive(mode) };
@@ -362,8 +363,8 @@ impl Voyage<'_> {
                 .map_err(|e| format!("{e} [after the stop]"))?;
         }
         // The parts of the next life.
-        let was_started = ran.started.is_some();
-        if was_started {
+        // Before the start is done nobody is taken back for good.
+        if ran.started.is_some_and(|started| event > started) {
             self.out = (0..self.plan.setup.members() + self.plan.setup.journals)
                 .filter(|d| !ran.active.0.contains(d) || !ran.active.1.contains(d))
                 .collect();
