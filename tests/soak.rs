@@ -73,3 +73,15 @@ fn a_failure_in_a_start_does_not_overtake_the_marking_of_an_epoch() {
         "1-3,600-601,1001-1009,1600-1601,1603-1604,2000-2003,2101-2105,2600-2601,3000-3007,3101-3110",
     );
 }
+
+/// A power cut had left a commit of the log with just as many columns as it takes. The start that was to
+/// write the others again read one of them, and that read failed, once: it went on without, and logged
+/// that the commit was durable. One more lost disk, and it was gone.
+#[test]
+fn a_commit_that_cannot_be_read_once_is_made_whole_all_the_same() {
+    passes(
+        1_795_413_699_000_392,
+        "6-12,16-21,102,106-109,208,304-307,312,1001-1007,1101-1107,1600-1601,2000-2002,2101,2201-2206,\
+         3000-3005,3600-3603,4000-4014,4101-4106,4201-4219,4600-4603",
+    );
+}

@@ -17,6 +17,8 @@ use crate::units::{BLOCK, CommitNumber, Lsn, MemberIndex};
 
 /// Rows that are read at once while looking for headers.
 const SCAN_ROWS: u64 = 256;
+/// How often a commit that was whole is read before it counts as unreadable.
+const READS: usize = 4;
 
 /// The code of the columns: rebuilds what is missing.
 pub trait ColumnCode {
@@ -574,15 +576,21 @@ impl<D: Disk> LogReader<'_, D> {
     }
 
     /// Case N: the writes that make a kept commit's damaged columns whole again (member, byte,
-    /// pieces).
-    pub async fn repair(&self, commit: &KeptCommit) -> Vec<(MemberIndex, u64, Segs)> {
+    /// pieces). None if it cannot be read again: without that, nothing may rest on it.
+    pub async fn repair(&self, commit: &KeptCommit) -> Option<Vec<(MemberIndex, u64, Segs)>> {
         let h = &commit.header;
         if commit.damaged_columns.is_empty() {
-            return Vec::new();
+            return Some(Vec::new());
         }
-        let Some(whole) = self.gather(h, None).await else {
-            return Vec::new();
-        };
+        // Where just as many columns are left as it takes, one read that fails once is one too many.
+        let mut whole = None;
+        for _ in 0..READS {
+            whole = self.gather(h, None).await;
+            if whole.is_some() {
+                break;
+            }
+        }
+        let whole = whole?;
         let (width, rows) = (usize::from(h.width), h.rows as usize - 1);
         let mut data: Vec<Buf> = (0..width).map(|_| Buf::zeroed(rows * BLOCK)).collect();
         for (b, block) in whole.payload.iter().enumerate() {
@@ -623,6 +631,6 @@ impl<D: Disk> LogReader<'_, D> {
                 writes.push((member, self.geometry.offset, rest));
             }
         }
-        writes
+        Some(writes)
     }
 }

@@ -31,7 +31,7 @@ use super::salvage::{
 use super::scrub::Scrub;
 use super::slots::Slots;
 use super::sums::{Sums, newest_sum_page};
-use super::takeover::{State, check_places, must_fence};
+use super::takeover::{State, check_places, damaged, must_fence};
 use super::{Array, Inner};
 use crate::array::cache::Cache;
 use crate::checksums::{Checksums, DEFAULT_MEMORY};
@@ -357,9 +357,12 @@ impl<W: World> Array<W> {
             }
             // 5. Log devices flushed, damaged columns and pages rewritten, flushed.
             let dropped = if fence { &[][..] } else { &log.dropped };
-            mend(&members, &reader, &log, repairs, dropped)
+            let unread = mend(&members, &reader, &log, repairs, dropped)
                 .await
                 .map_err(|Halted| too_many("Mending the log"))?;
+            if let Some(number) = unread {
+                return Err(damaged(number));
+            }
         }
 
         let running =
@@ -433,13 +436,14 @@ pub(super) fn find_ring<W: World>(
     Ok(Some(ring))
 }
 
+/// Makes the log whole again. Gives a commit that cannot be read again, if there is one.
 async fn mend<W: World>(
     members: &Members<W>,
     reader: &LogReader<'_, Bounded<W>>,
     log: &LogContents,
     repairs: Vec<(MemberIndex, u64, evenkeel_journal::Slice)>,
     dropped: &[(MemberIndex, u64)],
-) -> Result<(), Halted> {
+) -> Result<Option<evenkeel_journal::CommitNumber>, Halted> {
     members.flush().await?;
     // Case P: no fence says that they are dropped, so they go.
     let zeros = Buf::zeroed(evenkeel_journal::BLOCK).freeze();
@@ -449,14 +453,18 @@ async fn mend<W: World>(
     }
     // Case N: kept commits survive m losses again before anything rests on them.
     for commit in &log.commits {
-        for (member, at, segs) in reader.repair(commit).await {
+        let Some(writes) = reader.repair(commit).await else {
+            return Ok(Some(commit.header.number));
+        };
+        for (member, at, segs) in writes {
             members.write(member, at, segs).await?;
         }
     }
     for (member, at, bytes) in repairs {
         members.write(member, at, vec![bytes]).await?;
     }
-    members.flush().await
+    members.flush().await?;
+    Ok(None)
 }
 
 /// The second half of a start: everything is known, now it is set up.

@@ -245,7 +245,7 @@ impl<W: World> Array<W> {
     }
 }
 
-fn damaged(number: evenkeel_journal::CommitNumber) -> ArrayError {
+pub(super) fn damaged(number: evenkeel_journal::CommitNumber) -> ArrayError {
     ArrayError::new(
         ErrorKind::LogDamaged,
         format!("Commit {number} of the log could be read once, but not again."),

@@ -18,7 +18,7 @@
 //! | write errors, `Fault::Writes`  | writes and discards fail with `Io(5)`, absent, whole or torn; reads and flushes go on | I3, I7 |
 //! | flush errors, `Fault::Flushes` | flushes fail with `Io(5)`; of what they would have covered a part is lost, at random, though reads give it | I5, I7: the member is failed, nothing rests on a second flush |
 //! | full, `Fault::Full`            | writes fail with `Full`; reads and flushes go on               | I7 |
-//! | slow disk                      | operations take up to 1000 times as long                       | P1–P5; waits stay bounded |
+//! | slow disk                      | operations take up to 100 times as long                        | P1–P5; waits stay bounded |
 //! | disk hung, `Fault::Hang`       | operations never complete                                      | bounded waits (I4) |
 //! | reset, [`super::Reset`]        | operations in flight fail, writes among them are absent, whole or torn; of what was not flushed a part is lost; all fails until the disk is back, perhaps only for who opens it again | I7: wait, write again, go on |
 //! | other content after it         | the disk comes back as another image: older, a stranger's, shorter | not taken back (I7) |

@@ -168,7 +168,8 @@ impl Trouble {
                 true
             }
             Kind::Slow => {
-                world.slow_down(disk, [10, 100, 1000][rng.index(3)]);
+                // So that no operation takes longer than the bound, which would fail the disk.
+                world.slow_down(disk, [10, 30, 100][rng.index(3)]);
                 later(world, self.salt, move |world| world.slow_down(disk, 1));
                 true
             }

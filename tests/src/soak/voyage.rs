@@ -429,6 +429,7 @@ impl Voyage<'_> {
             let got = got.map_err(|s| s.to_string()).and_then(|inner| inner);
             if got.is_err() {
                 self.say(|| crate::checkers::parity::describe(&from.disks));
+                self.say(|| describe_log(found));
             }
             let (content, told) = got.map_err(step)?;
             judge.check(&content).map_err(step)?;
@@ -439,4 +440,18 @@ impl Voyage<'_> {
         self.tally.count("n/crash states");
         Ok(())
     }
+}
+
+/// The columns of the log whose headers are whole, a line a commit.
+fn describe_log(from: &Survivors) -> String {
+    let mut text = String::new();
+    for (number, all) in crate::damage::columns(from) {
+        let h = &all[0].header;
+        let disks: Vec<usize> = all.iter().map(|c| c.disk).collect();
+        text += &format!(
+            "  commit {number} after {}: durable {}, tail {}, width {}, members {:?}, row {}, {} rows; on disks {disks:?}\n",
+            h.prev_number.0, h.durable.0, h.tail.0, h.width, h.members, h.row, h.rows
+        );
+    }
+    text
 }

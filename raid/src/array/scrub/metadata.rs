@@ -352,7 +352,7 @@ impl<W: World> Array<W> {
         if check_only || damaged.is_empty() {
             return Ok(Ok(tally));
         }
-        for (member, at, segs) in reader.repair(&commit).await {
+        for (member, at, segs) in reader.repair(&commit).await.unwrap_or_default() {
             members.write(member, at, segs).await?;
         }
         LogDevices::flush(members).await?;
