@@ -218,7 +218,8 @@ pub fn walk(input: &[u8]) {
         assert!(data <= payload.len(), "records name more than there is");
         let seen = at_once(reader.look(commit.header.number, commit.header.row));
         assert!(seen.is_ok(), "a commit that counts is not seen");
-        for (member, at, segs) in at_once(reader.repair(commit)) {
+        let writes = at_once(reader.repair(commit)).expect("what counts can be read again");
+        for (member, at, segs) in writes {
             let (_, disk) = devices.iter().find(|(i, _)| *i == member).expect("it is here");
             let end = at + segs.iter().map(|s| s.len() as u64).sum::<u64>();
             let log = g.log(base.array);
