@@ -12,7 +12,7 @@ use evenkeel_journal::{Buf, MemberIndex, Slice, World};
 use evenkeel_raid::status::{MemberState, State};
 use evenkeel_raid::{Ack, Array, RequestError, StartOptions};
 use evenkeel_tests::crash::Scenario;
-use evenkeel_tests::crash::run::{Notes, read_all, work};
+use evenkeel_tests::crash::run::{Notes, clients, read_all};
 use evenkeel_tests::crash::sweep::{Effort, command, sweep};
 use evenkeel_tests::evenkeel::{Evenkeel, journal_setups, on_journals, setups, shape};
 use evenkeel_tests::oracle::{Floor, Oracle};
@@ -111,23 +111,23 @@ fn everything(setup: &Setup, seed: u64, durable: bool, reset: Option<(u64, Reset
         let notes = Rc::new(Notes::default());
         let stripe = setup.stripe();
         let list = vec![Op::Write(0, stripe, false), Op::Write(stripe, 2 * stripe, false)];
-        work(&world, &device, vec![list], &oracle, &notes).await;
+        clients(&world, &device, vec![list], &oracle, &notes).await;
         let mut lists = more(&setup, device.size(), seed);
         lists[1].push(Op::Destage);
         lists[0].extend([Op::Write(BLOCK, BLOCK, false), Op::Flush, Op::Read(0, stripe)]);
-        work(&world, &device, lists, &oracle, &notes).await;
+        clients(&world, &device, lists, &oracle, &notes).await;
         let ordered = seed as usize % setup.members();
         let lists = vec![
             vec![Op::FailMember(ordered)],
             more(&setup, device.size(), seed + 1).swap_remove(0),
         ];
-        work(&world, &device, lists, &oracle, &notes).await;
+        clients(&world, &device, lists, &oracle, &notes).await;
         if let Some(again) = twice {
             // Fewer now: one is out by order.
             world.reset(&again);
         }
         let list = vec![Op::Write(0, 3 * BLOCK, true), Op::Flush, Op::Destage, Op::Read(0, stripe)];
-        work(&world, &device, vec![list], &oracle, &notes).await;
+        clients(&world, &device, vec![list], &oracle, &notes).await;
         let content = read_all(&device).await?;
         oracle.check_crash(&content, oracle.length(), Floor::Acknowledged).map_err(|v| v.0)?;
         let of = |d: usize| device.array().status().members[d].state;

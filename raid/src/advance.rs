@@ -6,7 +6,7 @@
 
 use evenkeel_journal::log::Halted;
 use evenkeel_journal::sync::join_all;
-use evenkeel_journal::{Disk, MemberIndex, World};
+use evenkeel_journal::{Disk, DiskError, MemberIndex, World};
 
 use crate::geometry::{Geometry, SUPERBLOCK_A, SUPERBLOCK_B};
 use crate::hung::Kind;
@@ -132,20 +132,53 @@ impl<W: World> Members<W> {
         Ok(())
     }
 
-    /// Flushes all active members. Nothing waits here for a failure to be recorded, which waits for the
-    /// lock.
+    /// Flushes all active members.
     async fn flush_bearers(&self) -> Result<(), Halted> {
+        self.on_bearers(Doing::Flush, |_| 0, |_, disk| async move { disk.flush().await }).await
+    }
+
+    /// Writes one copy on all active members and flushes them; again, if the array was frozen
+    /// meanwhile. False: a member failed in between, and the epoch must name it.
+    async fn write_superblocks(&self, s: &Superblock, place: Place) -> Result<bool, Halted> {
+        let byte = |member| place.byte(&s.geometry, member);
+        let write = |member: MemberIndex, disk: W::Disk| {
+            let at = byte(member);
+            let bytes = s.encode(member.0, at).freeze();
+            async move {
+                disk.write(at, vec![bytes]).await?;
+                disk.flush().await
+            }
+        };
+        self.on_bearers(Doing::Write, byte, write).await?;
+        // Someone may have failed a member of this epoch while it was being written.
+        let members = self.0.members.borrow();
+        Ok(s.members.iter().zip(members.iter()).all(|(e, m)| e.state == m.state))
+    }
+
+    /// Has the same done on all active members, until it was done by each that is still one; what
+    /// it is and at which byte is said of those that fail. Nothing waits here for a failure to be
+    /// recorded, which waits for the lock.
+    async fn on_bearers<F: Future<Output = Result<(), DiskError>> + 'static>(
+        &self,
+        doing: Doing,
+        byte: impl Fn(MemberIndex) -> u64,
+        act: impl Fn(MemberIndex, W::Disk) -> F,
+    ) -> Result<(), Halted> {
         loop {
             self.thawed().await?;
-            let flush = |member: MemberIndex| async move {
-                let Some(disk) = self.disk(member) else { return (member, Some(Ok(()))) };
-                (member, self.0.watch.wait(&self.0.world, member, Kind::Write, disk.flush()).await)
+            let act = |member: MemberIndex| {
+                let act = &act;
+                async move {
+                    let Some(disk) = self.disk(member) else { return (member, Some(Ok(()))) };
+                    let act = act(member, disk);
+                    (member, self.0.watch.wait(&self.0.world, member, Kind::Write, act).await)
+                }
             };
             let mut whole = true;
-            for (member, done) in join_all(self.active().into_iter().map(flush).collect()).await {
+            for (member, done) in join_all(self.active().into_iter().map(act).collect()).await {
                 if done != Some(Ok(())) {
                     whole = false;
-                    self.trouble(member, Doing::Flush, 0, done.and_then(Result::err));
+                    self.trouble(member, doing, byte(member), done.and_then(Result::err));
                     self.suspect(member);
                 }
             }
@@ -154,50 +187,5 @@ impl<W: World> Members<W> {
                 return Ok(());
             }
         }
-    }
-
-    /// Writes one copy on all active members and flushes them; again, if the array was frozen
-    /// meanwhile. False: a member failed in between, and the epoch must name it.
-    async fn write_superblocks(&self, s: &Superblock, place: Place) -> Result<bool, Halted> {
-        loop {
-            self.thawed().await?;
-            let all = self.active().into_iter().map(|m| self.write_superblock(s, place, m));
-            let mut whole = true;
-            for (member, done) in join_all(all.collect()).await {
-                if done == Some(Ok(())) {
-                    continue;
-                }
-                whole = false;
-                let at = place.byte(&s.geometry, member);
-                self.trouble(member, Doing::Write, at, done.and_then(Result::err));
-                self.suspect(member);
-            }
-            self.thawed().await?;
-            if whole {
-                break;
-            }
-        }
-        // Someone may have failed a member of this epoch while it was being written.
-        let members = self.0.members.borrow();
-        Ok(s.members.iter().zip(members.iter()).all(|(e, m)| e.state == m.state))
-    }
-
-    async fn write_superblock(
-        &self,
-        s: &Superblock,
-        place: Place,
-        member: MemberIndex,
-    ) -> (MemberIndex, Option<Result<(), evenkeel_journal::DiskError>>) {
-        let Some(disk) = self.disk(member) else {
-            return (member, Some(Ok(())));
-        };
-        let at = place.byte(&s.geometry, member);
-        let bytes = s.encode(member.0, at).freeze();
-        let written = async move {
-            disk.write(at, vec![bytes]).await?;
-            disk.flush().await
-        };
-        let done = self.0.watch.wait(&self.0.world, member, Kind::Write, written).await;
-        (member, done)
     }
 }

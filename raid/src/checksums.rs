@@ -336,13 +336,19 @@ impl Checksums {
     /// The pages that the checksums of these stripes go to, each with the record that what is
     /// there must know: the last change, not in memory, of any stripe of the page.
     pub fn pages_of(&self, stripes: &[Stripe], map: &Map) -> Vec<(u64, Lsn)> {
+        let pages = self.page_numbers_of(stripes).into_iter();
+        pages.map(|p| (p, self.required_of_page(p, map))).collect()
+    }
+
+    /// The pages that the checksums of these stripes go to.
+    pub fn page_numbers_of(&self, stripes: &[Stripe]) -> Vec<u64> {
         let mut pages: Vec<u64> = Vec::new();
         for stripe in stripes.iter().filter(|s| self.unsaved.contains_key(s)) {
             let (first, last) = self.pages_of_stripe(*stripe);
             let known = pages.last().map_or(0, |p| p + 1);
             pages.extend(first.max(known)..=last);
         }
-        pages.into_iter().map(|p| (p, self.required_of_page(p, map))).collect()
+        pages
     }
 
     /// First and last page with checksums of a stripe.
@@ -368,7 +374,7 @@ impl Checksums {
     }
 
     /// The pages of these stripes as they are now: the newest record given out is `lsn`. The old
-    /// ones are `bases`; what none of them has is unknown from now on, so EIO.
+    /// ones are `bases`, by their numbers; what none of them has is unknown from now on, so EIO.
     pub fn snapshot(
         &self,
         lsn: Lsn,
@@ -379,7 +385,7 @@ impl Checksums {
         let saved: Vec<(Stripe, Lsn)> = saved.collect();
         for (stripe, _) in &saved {
             let (first, last) = self.pages_of_stripe(*stripe);
-            let goes_home = |page: u64| bases.iter().any(|b| b.0 == page);
+            let goes_home = |page: u64| bases.binary_search_by_key(&page, |b| b.0).is_ok();
             assert!((first..=last).all(goes_home), "I2: what counts as home is written there");
         }
         let n = self.g.members();

@@ -102,11 +102,8 @@ impl<W: World> Array<W> {
         loop {
             let bases = self.bases_of(stripes, &again).await?;
             let between = self.0.destage_lock.lock().await;
-            let needed =
-                self.0.sums.table.borrow().pages_of(stripes, &self.0.map.borrow()).into_iter();
-            let missing = needed.map(|(page, _)| page);
-            let missing: Vec<u64> =
-                missing.filter(|page| bases.iter().all(|b| b.0 != *page)).collect();
+            let mut missing = self.0.sums.table.borrow().page_numbers_of(stripes);
+            missing.retain(|page| bases.binary_search_by_key(page, |b| b.0).is_err());
             if missing.is_empty() {
                 return Ok((bases, between));
             }
@@ -116,8 +113,8 @@ impl<W: World> Array<W> {
         }
     }
 
-    /// What now lies at home of the checksum pages of these stripes, and of pages to be mended;
-    /// None where no copy that counts is left.
+    /// What now lies at home of the checksum pages of these stripes, and of pages to be mended, by
+    /// their numbers; None where no copy that counts is left.
     async fn bases_of(&self, stripes: &[Stripe], again: &[u64]) -> Result<Vec<Base>, Halted> {
         let wanted = {
             let (table, map) = (self.0.sums.table.borrow(), self.0.map.borrow());

@@ -22,7 +22,7 @@ struct Args {
     seed: Option<u64>,
     /// Leave these parts of its plan out: numbers and ranges, as a failure prints them.
     #[arg(long, default_value = "", value_parser = parse_ranges)]
-    without: std::collections::BTreeSet<Item>,
+    without: BTreeSet<Item>,
     /// Print the plan of the seed as well.
     #[arg(long)]
     plan: bool,
@@ -94,7 +94,7 @@ fn one(
 }
 
 /// A process of a run: says which seed it is at, so that an assertion that ends it is put down to that.
-fn work(first: u64, count: u64, failures: usize) -> bool {
+fn work(first: u64, count: u64, failures: usize) {
     let mut tally = Tally::default();
     let (mut out, mut failed) = (std::io::stdout(), 0);
     for seed in first..first + count {
@@ -110,7 +110,6 @@ fn work(first: u64, count: u64, failures: usize) -> bool {
         }
     }
     let _ = write!(out, "{}", tally.lines());
-    true
 }
 
 /// This program again, quietly.
@@ -258,6 +257,9 @@ fn soak(args: &Args) -> (Tally, Vec<u64>, f64) {
         let mut told = Instant::now();
         for found in arrive {
             tally.merge(&found.tally);
+            for seed in found.failed.iter().filter(|_| !args.expect_red) {
+                println!("seed {seed} failed: more of it at the end");
+            }
             failed.extend(found.failed);
             if failed.len() >= args.failures {
                 enough.store(true, Ordering::Relaxed);
@@ -362,7 +364,10 @@ fn main() -> ExitCode {
         breakages::switch_on(name);
     }
     let fine = match (&args.worker, args.seed) {
-        (Some(range), _) => work(range[0], range[1], args.failures),
+        (Some(range), _) => {
+            work(range[0], range[1], args.failures);
+            true
+        }
         (None, Some(seed)) => {
             if args.plan {
                 println!("{:#?}", Plan::new(seed).without(&args.without));

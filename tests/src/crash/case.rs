@@ -9,7 +9,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use super::lies::read_honest;
-use super::run::{LIMIT, Notes, Recording, work};
+use super::run::{LIMIT, Notes, Recording, clients};
 use super::{Crash, Scenario, losses};
 use crate::oracle::Floor;
 use crate::rng::{Rng, hash, hash_text};
@@ -327,7 +327,7 @@ impl Case<'_> {
                     let opened: Opened<S> = open(&world, &disks, &scenario, refusal, false).await?;
                     let lists = more(&scenario.setup, opened.device.size(), seed);
                     let started = world.events();
-                    work(&world, &opened.device, lists, &log, &side).await;
+                    clients(&world, &opened.device, lists, &log, &side).await;
                     Case::no_false_alarm(&opened.device)?;
                     Ok(started)
                 });

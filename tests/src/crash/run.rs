@@ -1,11 +1,10 @@
 //! A scenario's run without a crash.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use evenkeel_journal::World;
-use evenkeel_journal::sync::join_all;
 
 use super::Scenario;
 use super::lies::read_honest;
@@ -160,43 +159,16 @@ pub async fn client<S: Subject>(
     }
 }
 
-async fn clients<S: Subject>(
+/// Clients beside each other on a device that runs, until all have ended.
+pub async fn clients<S: Subject>(
     world: &SimWorld,
     device: &S,
     lists: Vec<Vec<Op>>,
     oracle: &Oracle,
     notes: &Rc<Notes>,
 ) {
-    let ends: Vec<_> = lists
-        .into_iter()
-        .map(|ops| {
-            let end = Rc::new((Cell::new(false), evenkeel_journal::sync::Signal::new()));
-            let told = Rc::clone(&end);
-            let work = client(world.clone(), device.clone(), ops, oracle.clone(), Rc::clone(notes));
-            world.spawn("client", async move {
-                work.await;
-                told.0.set(true);
-                told.1.notify();
-            });
-            async move {
-                while !end.0.get() {
-                    end.1.wait().await;
-                }
-            }
-        })
-        .collect();
-    join_all(ends).await;
-}
-
-/// Clients beside each other on a device that runs.
-pub async fn work<S: Subject>(
-    world: &SimWorld,
-    device: &S,
-    lists: Vec<Vec<Op>>,
-    oracle: &Oracle,
-    notes: &Rc<Notes>,
-) {
-    clients(world, device, lists, oracle, notes).await;
+    let one = |ops| client(world.clone(), device.clone(), ops, oracle.clone(), Rc::clone(notes));
+    world.beside_each_other("client", lists.into_iter().map(one)).await;
 }
 
 async fn stop<S: Subject>(device: S, oracle: &Oracle) -> Result<(), String> {
@@ -237,7 +209,7 @@ fn prepare<S: Subject>(scenario: &Scenario) -> Result<Prepared, String> {
         let oracle = Oracle::new(device.size(), mark);
         let script = script(job.workload, &setup, device.size(), device.largest(), job.seed);
         let notes = Rc::new(Notes::default());
-        work(&world, &device, vec![script.prepare.clone()], &oracle, &notes).await;
+        clients(&world, &device, vec![script.prepare.clone()], &oracle, &notes).await;
         device.destage().await?;
         let content = read_all(&device).await?;
         oracle.check_crash(&content, oracle.length(), Floor::Acknowledged).map_err(|v| v.0)?;

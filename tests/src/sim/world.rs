@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use evenkeel_journal::sync::{Signal, join_all};
 use evenkeel_journal::{RunIdentity, World};
 
 use super::disk::{Counters, DiskImage, DiskState, Fault, Op, SimDisk};
@@ -452,6 +453,29 @@ impl SimWorld {
     /// Something is done to the world as soon as this event has happened.
     pub fn at_event(&self, event: u64, what: impl FnOnce(&SimWorld) + 'static) {
         self.0.hooks.borrow_mut().entry(event).or_default().push(Box::new(what));
+    }
+
+    /// Runs tasks beside each other, until all have ended.
+    pub async fn beside_each_other<F: Future<Output = ()> + 'static>(
+        &self,
+        name: &'static str,
+        tasks: impl IntoIterator<Item = F>,
+    ) {
+        let ends = tasks.into_iter().map(|task| {
+            let end = Rc::new((Cell::new(false), Signal::new()));
+            let told = Rc::clone(&end);
+            self.spawn(name, async move {
+                task.await;
+                told.0.set(true);
+                told.1.notify();
+            });
+            async move {
+                while !end.0.get() {
+                    end.1.wait().await;
+                }
+            }
+        });
+        join_all(ends.collect()).await;
     }
 
     /// The disks, opened now.

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use evenkeel_journal::World;
-use evenkeel_journal::sync::{Signal, join_all};
 use evenkeel_raid::status::MemberState;
 use evenkeel_raid::{Ack, Array, ArrayError, ErrorKind, StartOptions};
 
@@ -288,29 +287,11 @@ async fn clients(
     shared: &Rc<Shared>,
     may_fail: &Rc<dyn Fn() -> bool>,
 ) {
-    let ends = lists.into_iter().map(|ops| {
-        let end = Rc::new((Cell::new(false), Signal::new()));
-        let told = Rc::clone(&end);
-        let work = client(
-            world.clone(),
-            device.clone(),
-            ops,
-            oracle.clone(),
-            Rc::clone(shared),
-            Rc::clone(may_fail),
-        );
-        world.spawn("client", async move {
-            work.await;
-            told.0.set(true);
-            told.1.notify();
-        });
-        async move {
-            while !end.0.get() {
-                end.1.wait().await;
-            }
-        }
-    });
-    join_all(ends.collect::<Vec<_>>()).await;
+    let one = |ops| {
+        let (world, device, oracle) = (world.clone(), device.clone(), oracle.clone());
+        client(world, device, ops, oracle, Rc::clone(shared), Rc::clone(may_fail))
+    };
+    world.beside_each_other("client", lists.into_iter().map(one)).await;
 }
 
 /// All that a trouble needs to know when its time has come.

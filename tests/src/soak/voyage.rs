@@ -52,8 +52,7 @@ impl Judge {
 /// A reset of more members than may be lost: those that come back lose nothing that counts.
 pub(super) fn reset_of_many(rng: &mut Rng, setup: &Setup, cast: &Cast) -> Option<Reset> {
     let mut disks: Vec<usize> = (0..setup.members()).filter(|d| !cast.taken.contains(d)).collect();
-    // Some of them may fail for good meanwhile, and then fewer are left than it takes.
-    let least = setup.parity + 1 + cast.victims.iter().filter(|d| **d < setup.members()).count();
+    let least = setup.parity + 1;
     if disks.len() < least {
         return None;
     }
@@ -206,8 +205,7 @@ impl Voyage<'_> {
         absent.extend(self.out.iter().copied().filter(|_| rng.one_in(3)));
         let before = self.left.clone();
         let from = before.without(&absent).shuffled(rng.draw());
-        let mut options = options(&mut rng, life.durable);
-        options.read_only = false;
+        let options = options(&mut rng, life.durable);
         let mut maybe = self.taken();
         maybe.extend(&cast.victims);
         let entry = self.entry(options, &absent, &maybe);
@@ -395,9 +393,9 @@ impl Voyage<'_> {
     ) -> Result<(), String> {
         for i in 0..3 {
             let mut lost = match i {
+                0 => Vec::new(),
                 // What is beyond the promise is never recorded: with all of them back, all is there.
                 _ if beyond => Vec::new(),
-                0 => Vec::new(),
                 1 => self.further(rng, taken, true),
                 _ => self.further(rng, taken, false),
             };
