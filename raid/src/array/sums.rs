@@ -132,11 +132,11 @@ impl Sums {
 }
 
 /// A copy of a page as it was found.
-struct SumCopy {
+pub(super) struct SumCopy {
     /// The newest whole place of it.
-    newest: Option<(Head, Slice)>,
+    pub newest: Option<(Head, Slice)>,
     /// Whether both places could be read.
-    was_read: bool,
+    pub was_read: bool,
 }
 
 /// A page that is being read; others wait for it.
@@ -265,7 +265,12 @@ impl<W: World> Array<W> {
         self.read_sum_places(page, copy).await.newest
     }
 
-    async fn read_sum_places(&self, page: u64, (member, at): (MemberIndex, u64)) -> SumCopy {
+    /// A copy, both places of it.
+    pub(super) async fn read_sum_places(
+        &self,
+        page: u64,
+        (member, at): (MemberIndex, u64),
+    ) -> SumCopy {
         let read = |at, len| self.0.members.read(member, at, Buf::new(len));
         let places: Vec<Slice> = match read(at, BOTH_PLACES).await {
             Some(both) => {

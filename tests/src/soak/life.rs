@@ -428,9 +428,8 @@ pub(super) fn run(
             .map_err(|v| format!("{v} [at the end of a life]"))?;
         let lied = shared.happened.borrow().iter().any(|h| h.1.lies() || h.1.loses_cache());
         if cast.honest && !lied && device.found_wrong() > 0 {
-            let members = device.array().status().members;
-            let counts: Vec<u64> = members.iter().map(|m| m.checksum_errors).collect();
-            return Err(format!("something is said to be wrong, and no disk lied: {counts:?}"));
+            let e = "something is said to be wrong, and no disk lied".to_owned();
+            return Err(whole_story(e, &device));
         }
         bounds(&device)?;
         let (mut scrubbed, mut honest_since) = (false, 0);

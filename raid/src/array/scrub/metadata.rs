@@ -6,6 +6,9 @@
 //! again gets the very bytes of one that is whole; where none is, the page is written anew from
 //! memory as a checkpoint would, and the log is emptied past a commit that is beyond repair.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use evenkeel_journal::log::{Halted, LogDevices};
 use evenkeel_journal::replay::{ColumnCode, KeptCommit, LogReader};
 use evenkeel_journal::sync::join_all;
@@ -132,8 +135,9 @@ impl<W: World> Array<W> {
             bytes += (copies.len() * BLOCK) as u64;
             let found =
                 join_all(copies.iter().map(|c| self.read_map_copy(*c, home)).collect()).await;
-            let wrong: Vec<Place> =
-                copies.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(c, _)| *c).collect();
+            let wrong = copies.iter().zip(&found).filter(|(_, f)| f.whole().is_none());
+            let wrong: Vec<(Place, bool)> =
+                wrong.map(|(c, f)| (*c, matches!(f, MapCopy::Wrong))).collect();
             if self.0.members.is_halted() {
                 return Err(Halted);
             }
@@ -141,13 +145,14 @@ impl<W: World> Array<W> {
                 continue;
             }
             tally.mismatches += wrong.len() as u64;
-            for (member, at) in &wrong {
+            for ((member, at), _) in wrong.iter().filter(|(_, was_read)| *was_read) {
                 self.0.members.found_bad(*member, *at, "a page of the map");
             }
             if check_only {
                 continue;
             }
-            if let Some(whole) = found.iter().flatten().next() {
+            if let Some(whole) = found.iter().find_map(MapCopy::whole) {
+                let wrong: Vec<Place> = wrong.into_iter().map(|(copy, _)| copy).collect();
                 tally.healed += self.mend_copies(&wrong, whole).await?;
                 continue;
             }
@@ -161,7 +166,7 @@ impl<W: World> Array<W> {
             assert!(ended.is_empty(), "I2: a page that is written for itself ends no hold");
             let home = self.0.map.borrow().page_at_home(number).expect("it was just written");
             for copy in self.active_copies(g.page_copies(number, home.place)) {
-                if self.read_map_copy(copy, home).await.is_some() {
+                if self.read_map_copy(copy, home).await.whole().is_some() {
                     self.0.members.healed(copy.0, 1);
                     tally.healed += 1;
                 }
@@ -171,14 +176,16 @@ impl<W: World> Array<W> {
     }
 
     /// A copy of a page, if it is the one that belongs there.
-    async fn read_map_copy(&self, (member, at): Place, home: Head) -> Option<Slice> {
-        let b = self.read_twice(member, at).await?;
-        let found = page::decode(&b, self.0.members.superblock_array())?;
+    async fn read_map_copy(&self, (member, at): Place, home: Head) -> MapCopy {
+        let Some(b) = self.read_twice(member, at).await else { return MapCopy::Unreadable };
+        let Some(found) = page::decode(&b, self.0.members.superblock_array()) else {
+            return MapCopy::Wrong;
+        };
         // After a read-only start a copy may be older: nothing was written.
         let newest = (found.generation, found.place) == (home.generation, home.place);
         let right = (found.kind, found.page) == (home.kind, home.page)
             && (newest || self.0.options.read_only);
-        right.then_some(b)
+        if right { MapCopy::Right(b) } else { MapCopy::Wrong }
     }
 
     /// A block; a read may fail once.
@@ -214,19 +221,20 @@ impl<W: World> Array<W> {
             }
             let copies = self.active_copies(g.sum_page_copies(number, 0));
             bytes += (copies.len() * 2 * BLOCK) as u64;
-            let reads = copies.iter().map(|c| self.read_sum_copy(number, *c));
+            let reads = copies.iter().map(|c| self.read_sum_places(number, *c));
             let found = join_all(reads.collect()).await;
             if self.0.members.is_halted() {
                 return Err(Halted);
             }
-            let newest = found.iter().flatten().max_by_key(|(h, _)| h.lsn);
+            let newest = found.iter().filter_map(|f| f.newest.as_ref());
+            let newest = newest.max_by_key(|(h, _)| h.lsn);
             let newest = newest.filter(|(h, _)| h.lsn >= required).cloned();
             let (mut wrong, mut old) = (Vec::new(), Vec::new());
             for ((member, at), f) in copies.iter().zip(&found) {
-                let lsn = f.as_ref().map(|(h, _)| h.lsn);
+                let lsn = f.newest.as_ref().map(|(h, _)| h.lsn);
                 if lsn.is_none_or(|lsn| lsn < required) {
                     wrong.push((*member, *at));
-                    if !self.0.sums.is_suspect(number, *member) {
+                    if f.was_read && !self.0.sums.is_suspect(number, *member) {
                         self.0.members.found_bad(*member, *at, "a page of checksums");
                     }
                 } else if newest.as_ref().is_some_and(|(h, _)| lsn < Some(h.lsn)) {
@@ -316,8 +324,9 @@ impl<W: World> Array<W> {
             return Ok(Ok(tally));
         };
         let members = &self.0.members;
+        let through = |m| Through { members: members.clone(), member: m, failed: Rc::default() };
         let live: Vec<(MemberIndex, Through<W>)> =
-            members.live().into_iter().map(|m| (m, Through(members.clone(), m))).collect();
+            members.live().into_iter().map(|m| (m, through(m))).collect();
         let code = Columns(members.code().clone());
         let code: &dyn ColumnCode = &code;
         let geometry = self.0.geometry.log(members.superblock_array());
@@ -327,6 +336,7 @@ impl<W: World> Array<W> {
             return Ok(Ok(tally));
         }
         // A read may fail once.
+        live.iter().for_each(|(_, disk)| disk.failed.set(false));
         commit = reader.look(pinned.number, pinned.row).await;
         if members.is_halted() {
             return Err(Halted);
@@ -347,7 +357,10 @@ impl<W: World> Array<W> {
         let damaged: Vec<usize> = commit.damaged_columns.iter().copied().filter(still).collect();
         tally.mismatches = damaged.len() as u64;
         for c in &damaged {
-            members.found_bad(MemberIndex(commit.header.members[*c]), at, "a column of the log");
+            let member = MemberIndex(commit.header.members[*c]);
+            if live.iter().any(|(m, disk)| *m == member && !disk.failed.get()) {
+                members.found_bad(member, at, "a column of the log");
+            }
         }
         if check_only || damaged.is_empty() {
             return Ok(Ok(tally));
@@ -386,14 +399,35 @@ impl<W: World> Array<W> {
     }
 }
 
+/// A copy of a page of the map.
+enum MapCopy {
+    Right(Slice),
+    Wrong,
+    Unreadable,
+}
+
+impl MapCopy {
+    fn whole(&self) -> Option<&Slice> {
+        match self {
+            MapCopy::Right(b) => Some(b),
+            MapCopy::Wrong | MapCopy::Unreadable => None,
+        }
+    }
+}
+
 /// A device of the log as the log's reader sees it: reads go by way of the members, so that they are
 /// bounded and counted.
 #[derive(Clone)]
-struct Through<W: World>(Members<W>, MemberIndex);
+struct Through<W: World> {
+    members: Members<W>,
+    member: MemberIndex,
+    /// Whether a read failed: what could not be read is written again, but it is not wrong.
+    failed: Rc<Cell<bool>>,
+}
 
 impl<W: World> Disk for Through<W> {
     fn facts(&self) -> DiskFacts {
-        DiskFacts { path: self.0.describe(self.1).1, bytes: u64::MAX, is_file: false }
+        DiskFacts { path: self.members.describe(self.member).1, bytes: u64::MAX, is_file: false }
     }
 
     fn read(
@@ -401,12 +435,15 @@ impl<W: World> Disk for Through<W> {
         at: u64,
         buf: Buf,
     ) -> impl Future<Output = (Result<(), DiskError>, Buf)> + 'static {
-        let Through(members, member) = self.clone();
+        let Through { members, member, failed } = self.clone();
         async move {
             let len = buf.len();
             match members.read(member, at, buf).await {
                 Some(buf) => (Ok(()), buf),
-                None => (Err(DiskError::Io(5)), Buf::new(len)),
+                None => {
+                    failed.set(true);
+                    (Err(DiskError::Io(5)), Buf::new(len))
+                }
             }
         }
     }
