@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::commit::{COMMIT_VERSION, ColumnHeader, FLAG_INLINE, INLINE_AT, column_crc};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskError};
 use crate::log::{LogGeometry, LogStart};
 use crate::mem::{Buf, Segs, Slice};
 use crate::record::Record;
@@ -17,7 +17,8 @@ use crate::units::{BLOCK, CommitNumber, Lsn, MemberIndex};
 
 /// Rows that are read at once while looking for headers.
 const SCAN_ROWS: u64 = 256;
-/// How often a commit that was whole is read before it counts as unreadable.
+/// How often a column is read, if its disk is there, before it counts as unreadable: where just as
+/// many columns are left as it takes, one read that fails once is one too many.
 const READS: usize = 4;
 
 /// The code of the columns: rebuilds what is missing.
@@ -557,19 +558,17 @@ impl<D: Disk> LogReader<'_, D> {
         let total = blocks + 1;
         let before = ((g.rows - h.row) as usize).min(total);
         let at = g.offset + h.row * BLOCK as u64;
-        let (done, first) = disk.read(at, Buf::new(before * BLOCK)).await;
-        if done.is_err() {
+        let Some(first) = read_often(disk, at, before * BLOCK).await else {
             return (column, None);
-        }
+        };
         let mut bytes = Buf::new((h.rows as usize - 1) * BLOCK);
         let head = (before - 1) * BLOCK;
         bytes[..head].copy_from_slice(&first[BLOCK..]);
         if before < total {
             let rest = (total - before) * BLOCK;
-            let (done, second) = disk.read(g.offset, Buf::new(rest)).await;
-            if done.is_err() {
+            let Some(second) = read_often(disk, g.offset, rest).await else {
                 return (column, None);
-            }
+            };
             bytes[head..head + rest].copy_from_slice(&second);
         }
         (column, Some((first.freeze().part(0, BLOCK), bytes, blocks)))
@@ -582,15 +581,7 @@ impl<D: Disk> LogReader<'_, D> {
         if commit.damaged_columns.is_empty() {
             return Some(Vec::new());
         }
-        // Where just as many columns are left as it takes, one read that fails once is one too many.
-        let mut whole = None;
-        for _ in 0..READS {
-            whole = self.gather(h, None).await;
-            if whole.is_some() {
-                break;
-            }
-        }
-        let whole = whole?;
+        let whole = self.gather(h, None).await?;
         let (width, rows) = (usize::from(h.width), h.rows as usize - 1);
         let mut data: Vec<Buf> = (0..width).map(|_| Buf::zeroed(rows * BLOCK)).collect();
         for (b, block) in whole.payload.iter().enumerate() {
@@ -633,4 +624,16 @@ impl<D: Disk> LogReader<'_, D> {
         }
         Some(writes)
     }
+}
+
+/// Some bytes of a disk, read up to [`READS`] times.
+async fn read_often<D: Disk>(disk: &D, at: u64, len: usize) -> Option<Buf> {
+    for _ in 0..READS {
+        match disk.read(at, Buf::new(len)).await {
+            (Ok(()), bytes) => return Some(bytes),
+            (Err(DiskError::Gone), _) => return None,
+            (Err(_), _) => {}
+        }
+    }
+    None
 }

@@ -85,6 +85,36 @@ pub fn draw(rng: &mut Rng) -> Setup {
     }
 }
 
+/// A shape whose log is as small as it may be for a device that several of the largest requests
+/// fill, each with more stripes than are destaged together.
+#[must_use]
+pub fn draw_of_small_log(rng: &mut Rng) -> Setup {
+    let (name, level, data, parity) = match rng.below(3) {
+        0 => ("raid1", Level::Raid1, 1, 1 + rng.index(2)),
+        1 => ("raid5", Level::Raid5, 2, 1),
+        _ => ("raid6", Level::Raid6, 2, 2),
+    };
+    let chunk = 4096;
+    let stripes = (5 << 20) / (data as u64 * chunk);
+    let cache = 12 << 20;
+    let checksums = rng.one_in(2);
+    let (member, log) = member_for(level, (data, parity), chunk, (4096, cache), checksums, stripes);
+    let (journals, journal) = (0, 0);
+    Setup {
+        name,
+        level: name,
+        data,
+        parity,
+        chunk,
+        member,
+        log,
+        cache,
+        journals,
+        journal,
+        checksums,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -144,7 +144,13 @@ impl Maker {
                     let len = self.blocks().min(3 * BLOCK).min(self.size);
                     (self.place(len, BLOCK), len)
                 });
-                Op::Transaction(ranges.collect())
+                let (mut ranges, mut held): (Vec<(u64, u64)>, u64) = (ranges.collect(), 0);
+                // The smallest arrays take no larger ones.
+                ranges.retain(|(_, len)| {
+                    held += len;
+                    held <= (self.size / 2).max(*len)
+                });
+                Op::Transaction(ranges)
             }
             66..76 => {
                 let (at, len) = self.range();

@@ -7,15 +7,19 @@ use std::rc::Rc;
 
 use evenkeel_raid::{Array, ErrorKind, StartOptions};
 
+use super::geometry;
 use super::life::LIMIT;
+use super::tally::Tally;
 use super::voyage::{Judge, Voyage};
 use crate::checkers::parity::areas_of;
-use crate::crash::run::read_all;
+use crate::crash::run::{Notes, clients, read_all};
 use crate::damage::{columns, kept};
 use crate::evenkeel::Evenkeel;
+use crate::oracle::{Floor, Oracle};
 use crate::rng::Rng;
 use crate::sim::{DiskImage, PAGE, Simulation, Survivors, path_of};
-use crate::subject::{Setup, Subject};
+use crate::subject::{How, Setup, Subject};
+use crate::workload::Op;
 
 /// Starts from disks that must be refused with one of these kinds, without a byte written.
 fn refused(
@@ -144,6 +148,41 @@ pub(super) fn too_many_lies(
             voyage.tally.add("beyond/more than m wrong blocks in a row/blocks EIO", eio);
         }
     }
+    Ok(())
+}
+
+/// Clients fill the log as fast as they can, of an array of its own: what dirty stripes are charged
+/// for their destage is there when it is needed (I2).
+pub(super) fn full_log(tally: &mut Tally, rng: &mut Rng) -> Result<(), String> {
+    let setup = geometry::draw_of_small_log(rng);
+    let sim = Simulation::new(rng.draw(), &setup.empty());
+    let (world, disks, mark) = (sim.world(), sim.disks(), sim.mark());
+    let (own, durable, mut rng) = (setup.clone(), rng.one_in(2), Rng::new(rng.draw()));
+    let ran = sim.run(LIMIT, async move {
+        Evenkeel::create(&world, &disks, &own).await?;
+        let how = How { durable, ..How::default() };
+        let device = Evenkeel::start(&world, &disks, &own, how).await;
+        let device = device.map_err(|_| "it does not start".to_owned())?;
+        let oracle = Oracle::new(device.size(), mark);
+        let (largest, requests) = (device.largest(), device.size() / device.largest());
+        let mut place = |i: u64| if rng.one_in(3) { rng.below(requests) } else { i % requests };
+        let lists = (0..2 * requests).map(|i| {
+            let write = |nth: u64| Op::Write(nth * largest, largest, false);
+            vec![write(place(i)), write(place(i + 1))]
+        });
+        let notes = Rc::new(Notes::default());
+        clients(&world, &device, lists.collect(), &oracle, &notes).await;
+        if let Some(e) = notes.errors.borrow().first() {
+            return Err(e.clone());
+        }
+        device.destage().await?;
+        let content = read_all(&device).await?;
+        oracle.check_crash(&content, oracle.length(), Floor::Acknowledged).map_err(|v| v.0)
+    });
+    ran.map_err(|s| s.to_string())
+        .and_then(|inner| inner)
+        .map_err(|e| format!("{e} [the log is full, {setup:?}]"))?;
+    tally.count("n/logs filled at one stroke");
     Ok(())
 }
 
