@@ -401,7 +401,16 @@ impl<W: World> Array<W> {
                     s.charges -= 1;
                 }
                 let bytes = record_bytes(g.place_record_bytes(), 0);
-                let mut room = self.0.journal.reserve_for_place(bytes).await?;
+                let mut room = match self.0.journal.reserve_for_place(bytes).await {
+                    Ok(room) => room,
+                    Err(Halted) => {
+                        // It stays as it was, and somebody may try again.
+                        if let Some(s) = self.0.cache.borrow_mut().stripes.get_mut(&stripe) {
+                            s.charges += 1;
+                        }
+                        return Err(Halted);
+                    }
+                };
                 // What was written since the content was gathered is not lost: its Write is older
                 // than the marks that are made now.
                 let newer = |block: &u32| self.0.cache.borrow().get(stripe, *block).is_some();

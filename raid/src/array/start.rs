@@ -20,7 +20,7 @@ use evenkeel_journal::replay::{LogContents, LogReader};
 use evenkeel_journal::ring::{Ring, RingContents, read_ring, ring_bytes};
 use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::sync::{Lock, Signal, join_all};
-use evenkeel_journal::{Bounded, Buf, Disk, DiskError, Lsn, MemberIndex, World};
+use evenkeel_journal::{Bounded, Buf, CommitNumber, Disk, DiskError, Lsn, MemberIndex, World};
 
 use super::create::no_ring_memory;
 use super::locks::Locks;
@@ -275,6 +275,25 @@ impl<W: World> Array<W> {
         options: &StartOptions,
         progress: &dyn Fn(Progress),
     ) -> Result<Array<W>, ArrayError> {
+        let mut unread = CommitNumber(0);
+        for _ in 0..=disks.len() {
+            match Array::start_once(world, disks, options, progress).await? {
+                Ok(array) => return Ok(array),
+                // A disk that failed meanwhile has taken a commit with it. If that was never durable,
+                // the log ends before it; nothing rests on it yet.
+                Err(number) => unread = number,
+            }
+        }
+        Err(damaged(unread))
+    }
+
+    /// `Ok(Err)`: this commit could be read, and then not again.
+    async fn start_once(
+        world: &W,
+        disks: &[W::Disk],
+        options: &StartOptions,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Result<Array<W>, CommitNumber>, ArrayError> {
         let began = world.now();
         let mut notices = Vec::new();
         // 1. Superblocks.
@@ -361,13 +380,13 @@ impl<W: World> Array<W> {
                 .await
                 .map_err(|Halted| too_many("Mending the log"))?;
             if let Some(number) = unread {
-                return Err(damaged(number));
+                return Ok(Err(number));
             }
         }
 
         let running =
             Started { world, options, sb: &sb, g, began, progress, uneven, fence, notices };
-        running.go(members, &reader, &log, old_ring, recovered).await
+        running.go(members, &reader, &log, old_ring, recovered).await.map(Ok)
     }
 }
 
@@ -443,7 +462,7 @@ async fn mend<W: World>(
     log: &LogContents,
     repairs: Vec<(MemberIndex, u64, evenkeel_journal::Slice)>,
     dropped: &[(MemberIndex, u64)],
-) -> Result<Option<evenkeel_journal::CommitNumber>, Halted> {
+) -> Result<Option<CommitNumber>, Halted> {
     members.flush().await?;
     // Case P: no fence says that they are dropped, so they go.
     let zeros = Buf::zeroed(evenkeel_journal::BLOCK).freeze();

@@ -20,7 +20,7 @@
 //! | full, `Fault::Full`            | writes fail with `Full`; reads and flushes go on               | I7 |
 //! | slow disk                      | operations take up to 100 times as long                        | P1–P5; waits stay bounded |
 //! | disk hung, `Fault::Hang`       | operations never complete                                      | bounded waits (I4) |
-//! | reset, [`super::Reset`]        | operations in flight fail, writes among them are absent, whole or torn; of what was not flushed a part is lost; all fails until the disk is back, perhaps only for who opens it again | I7: wait, write again, go on |
+//! | reset, [`super::Reset`]        | operations in flight fail, writes among them are absent, whole or torn; of what was not flushed a part is lost; all fails until the disk is back, perhaps only for who opens it again; if no write and no flush failed till then, the next one does | I7: wait, write again, go on |
 //! | other content after it         | the disk comes back as another image: older, a stranger's, shorter | not taken back (I7) |
 //! | hung operations end late       | what hung is done after all, whenever a test says so           | nothing newer is written before |
 //! | bad sectors                    | a page cannot be read, `Io(5)`, until it is written            | read from the others; EIO where they cannot give it, nothing else |
@@ -33,7 +33,8 @@
 //! | misdirected read               | the answer is another page, once                               | P7 |
 //!
 //! The last four are wrong without a word (`lies.rs`), on at most m members in a row; more is EIO for
-//! the wrong blocks alone. Not simulated: a disk that lies about flush.
+//! the wrong blocks alone. Not simulated: a disk that lies about flush, or that loses its cache and
+//! reports no error at all.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -260,6 +261,8 @@ pub(super) struct DiskState {
     resets: u64,
     /// What it fails with.
     cut_off: DiskError,
+    /// It was reset, and no write or flush has failed since: nobody can know yet.
+    untold: bool,
     /// Handles of before have to be opened again.
     opened: u64,
     bad_reads: u32,
@@ -286,6 +289,7 @@ impl DiskState {
             slower: 1,
             resets: 0,
             cut_off: DiskError::Gone,
+            untold: false,
             opened: 0,
             bad_reads: 0,
             bad_pages: BTreeSet::new(),
@@ -420,6 +424,7 @@ impl DiskState {
         self.copy = None;
         self.resets += 1;
         self.opened += u64::from(reopen);
+        self.untold = true;
         self.cut_off = if fault == Fault::Io { DiskError::Io(5) } else { DiskError::Gone };
         self.fault = Some(fault);
         for (_, change) in std::mem::take(&mut self.inflight) {
@@ -529,7 +534,11 @@ impl Op {
             let mut disk = sim.disk(self.disk);
             let fault = disk.fault.and_then(|f| f.of(&self.kind)).map_or(Ok(()), Err);
             let cut_off = self.resets != disk.resets;
-            let fault = if cut_off { Err(disk.cut_off) } else { fault };
+            let mut fault = if cut_off { Err(disk.cut_off) } else { fault };
+            if disk.untold && !matches!(self.kind, Kind::Read { .. }) {
+                fault = fault.and(Err(disk.cut_off));
+                disk.untold = false;
+            }
             match self.kind {
                 Kind::Read { at, mut buf } => {
                     let mut result = fault;

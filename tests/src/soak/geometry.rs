@@ -85,22 +85,17 @@ pub fn draw(rng: &mut Rng) -> Setup {
     }
 }
 
-/// A shape whose log is as small as it may be for a device that several of the largest requests
-/// fill, each with more stripes than are destaged together.
+/// A shape whose log is as small as it may be, on devices of its own, and whose stripes are so large
+/// that the Places of some take more of it than is spared.
 #[must_use]
 pub fn draw_of_small_log(rng: &mut Rng) -> Setup {
-    let (name, level, data, parity) = match rng.below(3) {
-        0 => ("raid1", Level::Raid1, 1, 1 + rng.index(2)),
-        1 => ("raid5", Level::Raid5, 2, 1),
-        _ => ("raid6", Level::Raid6, 2, 2),
-    };
-    let chunk = 4096;
-    let stripes = (5 << 20) / (data as u64 * chunk);
-    let cache = 12 << 20;
+    let (name, parity) = ("rs", 4 + rng.index(2));
+    let (data, chunk, stripes, cache) = (1, 256 << 10, 130, 12 << 20);
     let checksums = rng.one_in(2);
-    let (member, log) = member_for(level, (data, parity), chunk, (4096, cache), checksums, stripes);
+    let of = (data, parity);
+    let (member, log) = member_for(Level::Rs, of, chunk, (4096, cache), checksums, stripes);
     let (journals, journal) = (0, 0);
-    Setup {
+    let on_members = Setup {
         name,
         level: name,
         data,
@@ -112,7 +107,8 @@ pub fn draw_of_small_log(rng: &mut Rng) -> Setup {
         journals,
         journal,
         checksums,
-    }
+    };
+    on_journals(name, on_members, 1)
 }
 
 #[cfg(test)]

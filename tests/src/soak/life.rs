@@ -448,6 +448,14 @@ pub(super) fn run(
                 return Err("the scrub changed what is read".to_owned());
             }
         }
+        let reset = shared.happened.borrow().iter().any(|h| h.1 == Kind::Reset);
+        if reset && active(&device, total) != begins {
+            // They may be away for a while yet.
+            let id = oracle.flush();
+            let done = device.flush().await;
+            oracle.answered(id, done.is_ok());
+            done.map_err(|e| format!("a flush after a reset failed: {e}"))?;
+        }
         let ends = active(&device, total);
         if life.stop {
             shared.enter(&world, Phase::Stopping);

@@ -21,6 +21,9 @@ use crate::sim::{DiskImage, PAGE, Simulation, Survivors, path_of};
 use crate::subject::{How, Setup, Subject};
 use crate::workload::Op;
 
+/// Changes of one life that the oracle takes.
+const MOST_CHANGES: usize = 120;
+
 /// Starts from disks that must be refused with one of these kinds, without a byte written.
 fn refused(
     seed: u64,
@@ -164,11 +167,15 @@ pub(super) fn full_log(tally: &mut Tally, rng: &mut Rng) -> Result<(), String> {
         let device = Evenkeel::start(&world, &disks, &own, how).await;
         let device = device.map_err(|_| "it does not start".to_owned())?;
         let oracle = Oracle::new(device.size(), mark);
-        let (largest, requests) = (device.largest(), device.size() / device.largest());
-        let mut place = |i: u64| if rng.one_in(3) { rng.below(requests) } else { i % requests };
-        let lists = (0..2 * requests).map(|i| {
-            let write = |nth: u64| Op::Write(nth * largest, largest, false);
-            vec![write(place(i)), write(place(i + 1))]
+        // Until the members have taken the first of it, the log is full.
+        (0..own.members()).for_each(|member| world.slow_down(member, 1000));
+        // Each in a stripe of its own, which it makes dirty; what large ones leave, small ones take.
+        let mut stripes: Vec<u64> = (0..device.size() / own.stripe()).collect();
+        rng.shuffle(&mut stripes);
+        let lists = stripes.into_iter().take(MOST_CHANGES).enumerate().map(|(i, stripe)| {
+            let len = PAGE as u64 * if i < MOST_CHANGES / 2 { 1 + rng.below(16) } else { 1 };
+            let within = rng.below((own.stripe() - len) / PAGE as u64) * PAGE as u64;
+            vec![Op::Write(stripe * own.stripe() + within, len, false)]
         });
         let notes = Rc::new(Notes::default());
         clients(&world, &device, lists.collect(), &oracle, &notes).await;
