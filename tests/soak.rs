@@ -85,3 +85,25 @@ fn a_commit_that_cannot_be_read_once_is_made_whole_all_the_same() {
          3000-3005,3600-3603,4000-4014,4101-4106,4201-4219,4600-4603",
     );
 }
+
+/// The scrub read copies of the map's and the checksums' pages, and columns of the log, of a member
+/// that had begun to give errors, and counted them as wrong there.
+#[test]
+fn what_a_scrub_cannot_read_is_not_called_a_lie() {
+    [1_795_416_879_001_124, 1_795_416_879_002_350].into_iter().for_each(|s| drop(passes(s, "")));
+}
+
+/// More members failed than the array bears while a destage waited for room for a Place. The charge of
+/// its stripe was gone; the next destage in the halted array, asked for by somebody, ended the daemon.
+#[test]
+fn a_destage_that_a_halt_ended_can_be_asked_for_again() {
+    passes(1_795_416_879_009_212, "");
+}
+
+/// A power cut had left the last commit of the log, never durable, with just as many columns as it takes.
+/// The start had read it when the disk of one of them went; it ended with exit code 14, though without that
+/// disk the log simply ends before that commit.
+#[test]
+fn a_start_from_which_a_disk_goes_begins_anew() {
+    passes(1_795_416_879_009_307, "");
+}

@@ -307,7 +307,10 @@ impl Voyage<'_> {
     ) -> Result<(), String> {
         let mut taken: BTreeSet<usize> = self.taken();
         taken.extend(&cast.victims);
+        let before_reset = taken.clone();
         if ran.happened.iter().any(|h| h.1 == Kind::Reset) {
+            // Those that might have been out are not, if they served then.
+            taken.retain(|d| !ran.active.0.contains(d) || self.dirty.contains(d));
             taken.extend(ran.active.0.difference(&ran.active.1));
         }
         let broken: Vec<usize> = ran.happened.iter().filter(|h| h.1.fails()).map(|h| h.2).collect();
@@ -336,7 +339,9 @@ impl Voyage<'_> {
             let phase = ran.phase_at(shot.event);
             self.tally.count(&format!("cut/{}/{phase}", mode_name(mode)));
             self.say(|| format!("  state {i}: event {} ({phase}), {mode}", shot.event));
-            self.look(&found, &judge, &taken, life.beyond, rng)
+            let served = ran.started.is_some_and(|started| shot.event > started);
+            let taken = if served { &taken } else { &before_reset };
+            self.look(&found, &judge, taken, life.beyond, rng)
                 .map_err(|e| format!("{e} [crash at event {}, {mode}]", shot.event))?;
             let mut own = Rng::new(self.seed(life, 100 + i as u64));
             if taken.is_empty() && own.one_in(8) {
