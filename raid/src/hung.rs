@@ -50,7 +50,7 @@ struct Inner {
     free: RefCell<Vec<usize>>,
     /// Writes and flushes that have not really ended, by member.
     writing: RefCell<Vec<u32>>,
-    /// Those of them that nobody waits for any longer.
+    /// Operations of any kind that nobody waits for any longer and that have not ended.
     late: RefCell<Vec<u32>>,
     ended: Signal,
 }
@@ -76,14 +76,24 @@ impl Drop for Ticket {
 struct Running {
     watch: Watch,
     member: MemberIndex,
-    late: bool,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.watch.0.writing.borrow_mut()[self.member.at()] -= 1;
-        self.watch.0.late.borrow_mut()[self.member.at()] -= u32::from(self.late);
         self.watch.0.ended.notify();
+    }
+}
+
+/// An operation that nobody waits for any longer: it goes with the operation.
+struct Late {
+    watch: Watch,
+    member: MemberIndex,
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        self.watch.0.late.borrow_mut()[self.member.at()] -= 1;
     }
 }
 
@@ -128,7 +138,7 @@ impl Watch {
         self.0.writing.borrow().get(member.at()).is_some_and(|n| *n > 0)
     }
 
-    /// Whether a write or flush of this member has taken longer than the bound and has not ended yet.
+    /// Whether an operation of this member has taken longer than the bound and has not ended yet.
     pub fn is_silent(&self, member: MemberIndex) -> bool {
         self.0.late.borrow().get(member.at()).is_some_and(|n| *n > 0)
     }
@@ -161,26 +171,24 @@ impl Watch {
             Poll::Pending => Poll::Pending,
         })
         .await;
-        if done.is_none()
-            && let Some(mut running) = running
-        {
-            running.late = true;
-            self.0.late.borrow_mut()[member.at()] += 1;
+        if done.is_none() {
+            let late = self.late(member);
             world.spawn("late I/O", async move {
                 operation.await;
-                drop(running);
+                drop((running, late));
             });
         }
         done
     }
 
     fn running(&self, member: MemberIndex) -> Running {
-        let mut writing = self.0.writing.borrow_mut();
-        let all = writing.len().max(member.at() + 1);
-        writing.resize(all, 0);
-        writing[member.at()] += 1;
-        self.0.late.borrow_mut().resize(all, 0);
-        Running { watch: self.clone(), member, late: false }
+        count_one(&mut self.0.writing.borrow_mut(), member);
+        Running { watch: self.clone(), member }
+    }
+
+    fn late(&self, member: MemberIndex) -> Late {
+        count_one(&mut self.0.late.borrow_mut(), member);
+        Late { watch: self.clone(), member }
     }
 
     /// Ends the waits for some operations: what they do is not needed any more.
@@ -220,4 +228,10 @@ impl Watch {
         }
         woken.into_iter().for_each(Waker::wake);
     }
+}
+
+fn count_one(counts: &mut Vec<u32>, member: MemberIndex) {
+    let all = counts.len().max(member.at() + 1);
+    counts.resize(all, 0);
+    counts[member.at()] += 1;
 }
