@@ -108,3 +108,17 @@ fn a_destage_that_a_halt_ended_can_be_asked_for_again() {
 fn a_start_from_which_a_disk_goes_begins_anew() {
     passes(1_795_416_879_009_307, "");
 }
+
+/// A stripe was unmapped while it was read without its lock, and a checkpoint was writing the page of
+/// its checksums: two copies were called wrong since they did not know of the unmapping.
+#[test]
+fn a_page_need_not_know_that_a_stripe_was_unmapped() {
+    passes(1_795_416_879_015_512, "");
+}
+
+/// A disk gave a page of checksums for a page of the map, which has the same number and lies where such
+/// a copy may lie: it was taken for the map, and the start refused.
+#[test]
+fn a_page_of_checksums_is_not_taken_for_one_of_the_map() {
+    passes(1_795_416_879_016_065, "");
+}

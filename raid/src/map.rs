@@ -154,6 +154,10 @@ impl Map {
         self.unsaved.entry(stripe.0).or_default().holds.push((lsn, lsn));
     }
 
+    fn kind_of(&self, page: u64) -> u16 {
+        if page < self.geometry.root_pages() { PAGE_ROOT } else { PAGE_MAP }
+    }
+
     fn map_page(&self, nth: u64) -> u64 {
         self.geometry.root_pages() + nth
     }
@@ -230,8 +234,7 @@ impl Map {
     #[must_use]
     pub fn page_at_home(&self, page: u64) -> Option<Head> {
         let Page { generation, place } = self.pages[page as usize];
-        let root = page < self.geometry.root_pages();
-        let kind = if root { PAGE_ROOT } else { PAGE_MAP };
+        let kind = self.kind_of(page);
         (generation > 0).then_some(Head { kind, page, place, generation, lsn: Lsn(0) })
     }
 
@@ -322,12 +325,15 @@ impl Map {
                 for (i, block) in found.into_iter().enumerate() {
                     let Some(block) = block else { continue };
                     let at = at + (i * BLOCK) as u64;
-                    let Some(Head { page, place, generation, .. }) = page::decode(&block, array)
+                    let Some(Head { kind, page, place, generation, .. }) =
+                        page::decode(&block, array)
                     else {
                         continue;
                     };
-                    let expected =
-                        page < total && geometry.page_copies(page, place).contains(&(*member, at));
+                    // Another page of this member may be given for it, one of checksums as well.
+                    let expected = page < total
+                        && kind == map.kind_of(page)
+                        && geometry.page_copies(page, place).contains(&(*member, at));
                     if !expected {
                         continue;
                     }

@@ -151,7 +151,8 @@ impl Drop for Loading<'_> {
 
 impl<W: World> Array<W> {
     /// The checksums of rows `row..row + rows` of a column of a stripe, as its slot should have them
-    /// now. None if nobody knows them any more: more than m copies of their page are gone.
+    /// now. None if it has no slot any more, or if nobody knows them: more than m copies of their page
+    /// are gone.
     pub(super) async fn sums_of(
         &self,
         stripe: Stripe,
@@ -163,9 +164,11 @@ impl<W: World> Array<W> {
         let mut held = Vec::new();
         loop {
             let mut out = Vec::with_capacity(rows as usize);
-            let entry = self.0.map.borrow().get(stripe).lsn;
+            let entry = self.0.map.borrow().get(stripe);
+            // Unmapped while it was read without its lock: no page has to know that.
+            entry.slot?;
             let looked =
-                self.0.sums.table.borrow().look_up(stripe, entry, column, row, rows, &mut out);
+                self.0.sums.table.borrow().look_up(stripe, entry.lsn, column, row, rows, &mut out);
             match looked {
                 Ok(()) => return Some(out),
                 Err((page, required)) => held.push(self.sum_page(page, required).await?),
