@@ -122,3 +122,11 @@ fn a_page_need_not_know_that_a_stripe_was_unmapped() {
 fn a_page_of_checksums_is_not_taken_for_one_of_the_map() {
     passes(1_795_416_879_016_065, "");
 }
+
+/// A Place is a multiple of 8 bytes long, also where an odd number of members have an odd number of
+/// blocks a chunk; but 4 bytes less were reserved for it. A request of 57 whole stripes took a row more
+/// than it had, and the assertion ended the daemon.
+#[test]
+fn requests_of_many_whole_stripes_have_the_rows_that_they_take() {
+    passes(1_795_416_879_021_360, "");
+}

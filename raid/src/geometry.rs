@@ -177,7 +177,7 @@ impl Geometry {
     /// Bytes of a Place record.
     #[must_use]
     pub fn place_record_bytes(&self) -> usize {
-        48 + self.members() * self.chunk_blocks as usize * 4
+        (48 + self.members() * self.chunk_blocks as usize * 4).next_multiple_of(8)
     }
 
     /// Rows that a stripe is charged for its Place: what one takes at most, and at least one more
@@ -504,6 +504,23 @@ impl Geometry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use evenkeel_journal::Lsn;
+    use evenkeel_journal::record::Record;
+
+    /// What is reserved for a record must be what it takes.
+    #[test]
+    fn places_are_as_long_as_they_are_said_to_be() {
+        for (level, k, m) in [(Level::Raid5, 2, 1), (Level::Raid6, 3, 2), (Level::Rs, 7, 4)] {
+            for chunk in [4096, 8192, 65536] {
+                let g = Geometry::plan(level, k, m, chunk, 1 << 30, None, None, true);
+                let g = g.expect("it fits");
+                let crcs = vec![0; g.members() * g.chunk_blocks as usize];
+                let (stripe, slot, horizon) = (Stripe(0), Slot(0), Lsn(0));
+                let place = Record::Place { stripe, slot, horizon, crcs };
+                assert_eq!(g.place_record_bytes(), place.encoded_len(), "{level:?} {chunk}");
+            }
+        }
+    }
 
     #[test]
     fn what_is_said_to_be_needed_is_enough_and_no_more() {
