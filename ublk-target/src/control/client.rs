@@ -52,11 +52,15 @@ pub fn call(run_dir: &Path, name: &str, request: &Request) -> Result<Value, Call
 /// # Errors
 /// See [`CallError`].
 pub fn call_socket(path: &Path, request: &Request) -> Result<Value, CallError> {
-    let stream = UnixStream::connect(path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => CallError::NoDaemon,
-        _ => CallError::Io(e),
-    })?;
-    let line = converse(stream, request).map_err(CallError::Io)?;
+    let line = match converse(connect(path)?, request) {
+        Ok(line) => line,
+        // It ended while it was asked, if nobody is there now.
+        Err(e) if is_question(request) && closed(&e) => {
+            drop(connect(path)?);
+            return Err(CallError::Io(e));
+        }
+        Err(e) => return Err(CallError::Io(e)),
+    };
     match serde_json::from_slice(&line) {
         Ok(Answer::Ok(value)) => Ok(value),
         Ok(Answer::Error(failure)) => Err(CallError::Failed(failure)),
@@ -64,13 +68,28 @@ pub fn call_socket(path: &Path, request: &Request) -> Result<Value, CallError> {
     }
 }
 
+fn connect(path: &Path) -> Result<UnixStream, CallError> {
+    UnixStream::connect(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => CallError::NoDaemon,
+        _ => CallError::Io(e),
+    })
+}
+
+/// Whether a request changes nothing and is answered at once.
+fn is_question(request: &Request) -> bool {
+    matches!(request, Request::Status | Request::Locate { .. })
+}
+
+/// Whether the other end is gone.
+fn closed(e: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(e.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
+}
+
 fn converse(mut stream: UnixStream, request: &Request) -> io::Result<Vec<u8>> {
     stream.set_write_timeout(Some(SEND_TIMEOUT))?;
-    stream.set_read_timeout(match request {
-        Request::Status | Request::Locate { .. } => Some(STATUS_TIMEOUT),
-        // Bounded by the daemon, which knows what it waits for.
-        _ => None,
-    })?;
+    // All else is bounded by the daemon, which knows what it waits for.
+    stream.set_read_timeout(is_question(request).then_some(STATUS_TIMEOUT))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;

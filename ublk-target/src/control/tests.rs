@@ -222,3 +222,24 @@ fn hostile_lines_get_an_error_and_nothing_else_suffers() {
     thread.join().unwrap();
     drop(idle);
 }
+
+#[test]
+fn a_daemon_that_ends_while_it_is_asked_is_told_from_one_that_does_not_answer() {
+    let dir = std::env::temp_dir().join(format!("evenkeel-leaving-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    for ends in [true, false] {
+        let path = socket_path(&dir, "tank");
+        let _ = std::fs::remove_file(&path);
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let thread = std::thread::spawn(move || {
+            let (asked, _) = listener.accept().unwrap();
+            let stays = (!ends).then_some(listener);
+            drop(asked);
+            stays
+        });
+        let answer = call(&dir, "tank", &Request::Status);
+        assert_eq!(matches!(answer, Err(CallError::NoDaemon)), ends, "{answer:?}");
+        thread.join().unwrap();
+    }
+    let _ = std::fs::remove_dir_all(&dir);
+}
