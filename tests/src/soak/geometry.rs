@@ -15,18 +15,19 @@ const SIZE: u64 = 1 << 20;
 /// Bytes that the size of a member is a multiple of.
 const GRAIN: u64 = 65536;
 
-/// The smallest member on which there are so many stripes.
-fn member_for(
+/// A shape with the smallest members on which there are so many stripes.
+fn smallest(
     level: Level,
-    (k, m): (usize, usize),
+    (data, parity): (usize, usize),
     chunk: u64,
     (log, cache): (u64, u64),
     checksums: bool,
     stripes: u64,
-) -> (u64, u64) {
+) -> Setup {
     let plan = |member| {
         let plan =
-            Geometry::plan(level, k, m, chunk, member, Some(log), Some(cache), checksums).ok();
+            Geometry::plan(level, data, parity, chunk, member, Some(log), Some(cache), checksums)
+                .ok();
         plan.filter(|g| g.stripes >= stripes)
     };
     let (mut below, mut fits) = (0, GRAIN);
@@ -37,22 +38,36 @@ fn member_for(
         let middle = (below + fits) / 2 / GRAIN * GRAIN;
         if plan(middle).is_some() { fits = middle } else { below = middle }
     }
-    (fits, plan(fits).expect("it fits").log_rows * 4096)
+    let (member, log) = (fits, plan(fits).expect("it fits").log_rows * 4096);
+    let (name, journals, journal) = (level.as_str(), 0, 0);
+    Setup {
+        name,
+        level: name,
+        data,
+        parity,
+        chunk,
+        member,
+        log,
+        cache,
+        journals,
+        journal,
+        checksums,
+    }
 }
 
 /// Draws a shape.
 #[must_use]
 pub fn draw(rng: &mut Rng) -> Setup {
     let few = |rng: &mut Rng, most: u64| if rng.one_in(4) { rng.below(most) } else { rng.below(4) };
-    let (name, level, k, m) = match rng.below(10) {
-        0 | 1 => ("raid5", Level::Raid5, 2 + few(rng, MOST - 2), 1),
-        2..5 => ("raid6", Level::Raid6, 2 + few(rng, MOST - 3), 2),
-        5 | 6 => ("evenodd", Level::Evenodd, 2 + few(rng, MOST - 3), 2),
+    let (level, k, m) = match rng.below(10) {
+        0 | 1 => (Level::Raid5, 2 + few(rng, MOST - 2), 1),
+        2..5 => (Level::Raid6, 2 + few(rng, MOST - 3), 2),
+        5 | 6 => (Level::Evenodd, 2 + few(rng, MOST - 3), 2),
         7 | 8 => {
             let m = 1 + rng.below(5);
-            ("rs", Level::Rs, 1 + few(rng, MOST - m), m)
+            (Level::Rs, 1 + few(rng, MOST - m), m)
         }
-        _ => ("raid1", Level::Raid1, 1, 1 + rng.below(3)),
+        _ => (Level::Raid1, 1, 1 + rng.below(3)),
     };
     let mut chunk = 4096 << if rng.one_in(4) { rng.below(7) } else { rng.below(3) };
     while k * chunk > SIZE {
@@ -63,24 +78,10 @@ pub fn draw(rng: &mut Rng) -> Setup {
     let log = 4096 * if rng.one_in(2) { 1 } else { 1 + rng.below(600) };
     let cache = 4096 * if rng.one_in(2) { 1 } else { 1 + rng.below(1000) };
     let checksums = !rng.one_in(5);
-    let (data, parity) = (k as usize, m as usize);
-    let (member, log) = member_for(level, (data, parity), chunk, (log, cache), checksums, stripes);
-    let (journals, journal) = (0, 0);
-    let setup = Setup {
-        name,
-        level: name,
-        data,
-        parity,
-        chunk,
-        member,
-        log,
-        cache,
-        journals,
-        journal,
-        checksums,
-    };
+    let of = (k as usize, m as usize);
+    let setup = smallest(level, of, chunk, (log, cache), checksums, stripes);
     match rng.below(8) {
-        0 => on_journals(name, setup, 1 + rng.index(3)),
+        0 => on_journals(setup.name, setup, 1 + rng.index(3)),
         _ => setup,
     }
 }
@@ -89,26 +90,10 @@ pub fn draw(rng: &mut Rng) -> Setup {
 /// that the Places of some take more of it than is spared.
 #[must_use]
 pub fn draw_of_small_log(rng: &mut Rng) -> Setup {
-    let (name, parity) = ("rs", 4 + rng.index(2));
-    let (data, chunk, stripes, cache) = (1, 256 << 10, 130, 12 << 20);
+    let of = (1, 4 + rng.index(2));
     let checksums = rng.one_in(2);
-    let of = (data, parity);
-    let (member, log) = member_for(Level::Rs, of, chunk, (4096, cache), checksums, stripes);
-    let (journals, journal) = (0, 0);
-    let on_members = Setup {
-        name,
-        level: name,
-        data,
-        parity,
-        chunk,
-        member,
-        log,
-        cache,
-        journals,
-        journal,
-        checksums,
-    };
-    on_journals(name, on_members, 1)
+    let on_members = smallest(Level::Rs, of, 256 << 10, (4096, 12 << 20), checksums, 130);
+    on_journals(on_members.name, on_members, 1)
 }
 
 #[cfg(test)]
