@@ -7,6 +7,7 @@ mod journal_devices;
 mod liars;
 mod log_damage;
 mod many_members;
+mod rebuild;
 mod refusals;
 mod regressions;
 mod resets;

@@ -58,6 +58,20 @@ pub enum Sabotage {
     ReserveForgotten,
     /// I2: the tail passes map entries that have no home.
     MapNotHome,
+    /// I9: how far a member is filled is written down before what was written to it is flushed.
+    FilledTooEarly,
+    /// I3: a write that the member being filled missed is not waited for.
+    TwinIgnored,
+    /// I9: a disk takes its place before the epoch that says so is durable.
+    SeatBeforeEpoch,
+    /// I9: a member turns active although the tail has not passed commits that it holds no column of.
+    SeatBeforeTail,
+    /// I9: a member turns active without the pages of map and checksums.
+    PagesNotFilled,
+    /// I9: what is written while a member is being filled does not go to it.
+    NotMirrored,
+    /// §9: a member that comes back is not given what was changed meanwhile.
+    ChangesForgotten,
     /// P3: the ring's head moves before the records are there.
     HeadBeforeRecords,
     /// P2: records of the ring that the log has already are adopted again.
@@ -66,7 +80,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them, with the names that tests use.
-    pub const ALL: [(&'static str, Sabotage); 29] = [
+    pub const ALL: [(&'static str, Sabotage); 36] = [
         ("parity-not-logged", Sabotage::ParityNotLogged),
         ("tail-before-flush", Sabotage::TailBeforeFlush),
         ("tail-reuse", Sabotage::TailReuse),
@@ -94,6 +108,13 @@ impl Sabotage {
         ("flush-short", Sabotage::FlushShort),
         ("reserve-forgotten", Sabotage::ReserveForgotten),
         ("map-not-home", Sabotage::MapNotHome),
+        ("filled-too-early", Sabotage::FilledTooEarly),
+        ("twin-ignored", Sabotage::TwinIgnored),
+        ("seat-before-epoch", Sabotage::SeatBeforeEpoch),
+        ("seat-before-tail", Sabotage::SeatBeforeTail),
+        ("pages-not-filled", Sabotage::PagesNotFilled),
+        ("not-mirrored", Sabotage::NotMirrored),
+        ("changes-forgotten", Sabotage::ChangesForgotten),
         ("head-before-records", Sabotage::HeadBeforeRecords),
         ("stale-ring", Sabotage::StaleRing),
     ];

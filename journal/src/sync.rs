@@ -75,6 +75,11 @@ pub async fn within<T>(
     .await
 }
 
+/// Waits for whichever ends first.
+pub async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
+    let _ = within(a, b).await;
+}
+
 /// Runs all futures together and gives their results in order.
 pub async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
     enum Slot<F: Future> {

@@ -1,6 +1,7 @@
-//! ④ A new epoch: prepared on all active members, then in force on them (I3, I6).
+//! ④ A new epoch: prepared on all its bearers, then in force on them (I3, I6). Bearers are the active
+//! members and journal devices, those that are being filled, and the spares.
 //!
-//! What must hold: an epoch is in force only when every active member bears it in copy A, and its
+//! What must hold: an epoch is in force only when every bearer has it in copy A, and its
 //! copies B and C are on all of them before the next one is prepared over A. While the array is frozen
 //! no epoch advances: the copy that was being written is written again on all.
 
@@ -13,7 +14,7 @@ use crate::hung::Kind;
 use crate::members::Members;
 use crate::news::{self, Doing};
 use crate::status::MemberState;
-use crate::superblock::{HISTORY, Phase, Superblock};
+use crate::superblock::{HISTORY, MemberEntry, Phase, Superblock};
 
 /// A copy of the superblock.
 #[derive(Clone, Copy)]
@@ -33,9 +34,14 @@ impl Place {
     }
 }
 
+/// Whether the table says what is so. A spare that is not there misses nothing, so it stays one.
+fn agree(entry: &MemberEntry, state: MemberState) -> bool {
+    entry.state == state || (entry.state == MemberState::Spare && state == MemberState::Missing)
+}
+
 impl<W: World> Members<W> {
     /// Makes a new epoch with the present states and whatever `change` does to it: prepared on
-    /// all active members, then in force.
+    /// all bearers, then in force.
     ///
     /// # Errors
     /// `Halted` if too many members fail meanwhile.
@@ -73,10 +79,16 @@ impl<W: World> Members<W> {
             next.history.insert(0, (parent.epoch, parent.epoch_id));
             next.history.truncate(HISTORY);
             for (entry, m) in next.members.iter_mut().zip(self.0.members.borrow().iter()) {
-                if entry.state == MemberState::Active && m.state != MemberState::Active {
-                    entry.failed_at = self.0.tail.get();
+                if agree(entry, m.state) {
+                    continue;
+                }
+                if entry.state.serves() && !m.state.serves() {
+                    (entry.failed_at, entry.failed_in) = (self.0.tail.get(), next.epoch);
                 }
                 entry.state = m.state;
+                if entry.state != MemberState::Rebuilding {
+                    entry.filling = None;
+                }
             }
             next.phase = Phase::Prepared;
             if !self.write_superblocks(&next, Place::A).await? {
@@ -98,14 +110,19 @@ impl<W: World> Members<W> {
             if m.state == entry.state && std::mem::take(&mut m.being_failed) {
                 self.0.news.tell(news::failed(&m.path(), m.trouble, recorded.epoch, left));
             }
+            if !m.state.bears_epochs() && !m.being_failed {
+                // What is still under way keeps the disk, and its lock, until it has ended.
+                m.disk = None;
+            }
         }
-        let recorded = |m: MemberIndex| recorded.members[m.at()].state != MemberState::Active;
-        self.0.watch.give_up(|m, _| recorded(m));
+        let out =
+            |m: MemberIndex| recorded.members.get(m.at()).is_some_and(|e| !e.state.bears_epochs());
+        self.0.watch.give_up(|m, _| out(m));
         self.0.changed.notify();
         Ok(())
     }
 
-    /// Marks the epoch in force on copies B and C of all active members, if a start has found that some
+    /// Marks the epoch in force on copies B and C of all bearers, if a start has found that some
     /// of them do not bear it there. Gives whether no member failed meanwhile.
     ///
     /// # Errors
@@ -132,12 +149,12 @@ impl<W: World> Members<W> {
         Ok(())
     }
 
-    /// Flushes all active members.
+    /// Flushes all bearers.
     async fn flush_bearers(&self) -> Result<(), Halted> {
         self.on_bearers(Doing::Flush, |_| 0, |_, disk| async move { disk.flush().await }).await
     }
 
-    /// Writes one copy on all active members and flushes them; again, if the array was frozen
+    /// Writes one copy on all bearers and flushes them; again, if the array was frozen
     /// meanwhile. False: a member failed in between, and the epoch must name it.
     async fn write_superblocks(&self, s: &Superblock, place: Place) -> Result<bool, Halted> {
         let byte = |member| place.byte(&s.geometry, member);
@@ -152,10 +169,10 @@ impl<W: World> Members<W> {
         self.on_bearers(Doing::Write, byte, write).await?;
         // Someone may have failed a member of this epoch while it was being written.
         let members = self.0.members.borrow();
-        Ok(s.members.iter().zip(members.iter()).all(|(e, m)| e.state == m.state))
+        Ok(s.members.iter().zip(members.iter()).all(|(e, m)| agree(e, m.state)))
     }
 
-    /// Has the same done on all active members, until it was done by each that is still one; what
+    /// Has the same done on all bearers, until it was done by each that is still one; what
     /// it is and at which byte is said of those that fail. Nothing waits here for a failure to be
     /// recorded, which waits for the lock.
     async fn on_bearers<F: Future<Output = Result<(), DiskError>> + 'static>(
@@ -175,7 +192,7 @@ impl<W: World> Members<W> {
                 }
             };
             let mut whole = true;
-            for (member, done) in join_all(self.active().into_iter().map(act).collect()).await {
+            for (member, done) in join_all(self.bearers().into_iter().map(act).collect()).await {
                 if done != Some(Ok(())) {
                     whole = false;
                     self.trouble(member, doing, byte(member), done.and_then(Result::err));

@@ -7,6 +7,7 @@
 //! - everybody present that a prepared epoch names as survivor bears it: rolled forward;
 //! - one of them lacks it: it never came in force and is dropped.
 
+use evenkeel_journal::MemberIndex;
 use evenkeel_journal::sabotage::{Sabotage, broken};
 
 use crate::error::{ArrayError, ErrorKind};
@@ -38,8 +39,18 @@ impl Found {
         self.copies.iter().any(|s| s.epoch_id == epoch_id)
     }
 
-    fn any(&self) -> &Superblock {
-        &self.copies[0]
+    /// What it is in an epoch: index in the member table. A disk that was being added may bear
+    /// identities of before and after.
+    fn index_in(&self, epoch: &Superblock) -> Option<usize> {
+        let own = |s: &Superblock| epoch.members.iter().position(|m| m.uuid == s.uuid());
+        let bears = |s: &&Superblock| s.epoch_id == epoch.epoch_id;
+        let newest = self.copies.iter().filter(bears).find_map(own);
+        newest.or_else(|| self.copies.iter().find_map(own))
+    }
+
+    /// The newest that it knows to be in force; else what it bears.
+    fn own(&self) -> &Superblock {
+        self.in_force().unwrap_or(&self.copies[0])
     }
 }
 
@@ -54,6 +65,8 @@ pub struct Decision {
     pub stale: Vec<usize>,
     /// How many of these are journal devices.
     pub stale_journals: usize,
+    /// Disks that are no longer members, or never became one.
+    pub left_out: Vec<usize>,
     /// Some current member does not bear the epoch on both copies B and C. They must before a
     /// newer one is prepared over copy A, or a cut would leave it with the parent alone.
     pub unmarked: bool,
@@ -67,7 +80,7 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
     for (i, a) in found.iter().enumerate() {
         for b in &found[i + 1..] {
             // Case EA: clones.
-            if a.any().uuid() == b.any().uuid() {
+            if a.copies.iter().any(|a| b.copies.iter().any(|b| a.uuid() == b.uuid())) {
                 return Err(ArrayError::new(
                     ErrorKind::Foreign,
                     format!(
@@ -90,8 +103,8 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
     let rolled = candidates.into_iter().find(|p| {
         newest.is_none_or(|n| p.parent == n.epoch_id)
             && found.iter().all(|f| {
-                let entry = p.members.iter().find(|m| m.uuid == f.any().uuid());
-                entry.is_none_or(|m| m.state != MemberState::Active) || f.bears(p.epoch_id)
+                let entry = f.index_in(p).map(|i| &p.members[i]);
+                entry.is_none_or(|m| !m.state.bears_epochs()) || f.bears(p.epoch_id)
             })
     });
     // Case EE: otherwise the newest in force. Case EF: there is none.
@@ -106,20 +119,9 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
     let mut stale = Vec::new();
     let mut unmarked = false;
     let mut stale_journals = 0;
+    let mut left_out = Vec::new();
+    let mut filled: Vec<(usize, u64)> = Vec::new();
     for (i, f) in found.iter().enumerate() {
-        let uuid = f.any().uuid();
-        let Some(index) = epoch.members.iter().position(|m| m.uuid == uuid) else {
-            // Case EB: not, or no longer, a member.
-            return Err(ArrayError::new(
-                ErrorKind::Foreign,
-                format!(
-                    "{} bears the array's UUID, but is not in its member table. Nothing was \
-                     written. Leave it out.",
-                    f.path
-                ),
-            ));
-        };
-        let is_journal = index >= epoch.geometry.members();
         let split = |own: &Superblock| {
             ArrayError::new(
                 ErrorKind::Disagree,
@@ -136,28 +138,46 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
         if let Some(own) = f.copies.iter().filter(other).find(|s| s.epoch >= epoch.epoch) {
             return Err(split(own));
         }
-        // Case EG: it bears the epoch. Case EH: but is not active in it.
+        let own = f.own();
+        let oldest = epoch.history.last().map_or(epoch.epoch, |h| h.0);
+        let ancestor = epoch.history.iter().any(|h| h.1 == own.epoch_id);
+        // Case EJ: it went on apart from the others.
+        let apart = !ancestor && own.epoch >= oldest && own.phase == Phase::InForce;
+        if apart && !f.bears(epoch.epoch_id) {
+            return Err(split(own));
+        }
+        let Some(index) = f.index_in(epoch) else {
+            // Case EB: no longer a member, or it never became one.
+            left_out.push(i);
+            continue;
+        };
+        let state = epoch.members[index].state;
+        let is_journal = epoch.geometry.is_journal(MemberIndex(index as u8));
+        let bears = |s: &&Superblock| s.epoch_id == epoch.epoch_id;
+        // Case EG: it bears the epoch. Case EH: but is not in use in it.
         if f.bears(epoch.epoch_id) {
-            if epoch.members[index].state == MemberState::Active {
+            let is_spare = index >= epoch.geometry.table();
+            if state.serves() || (is_spare && state.bears_epochs()) {
                 current[index] = Some(i);
-                let marked =
-                    |s: &&Superblock| s.epoch_id == epoch.epoch_id && s.phase == Phase::InForce;
+                let marked = |s: &&Superblock| bears(s) && s.phase == Phase::InForce;
                 unmarked |= f.copies.iter().filter(marked).count() < 2;
+                // How far it is filled is written on itself alone.
+                let next = |s: &Superblock| s.members.get(index)?.filling.map(|f| f.next);
+                let next = f.copies.iter().filter(bears).filter_map(next).max();
+                filled.extend(next.map(|next| (index, next)));
             } else {
                 stale.push(i);
                 stale_journals += usize::from(is_journal);
             }
             continue;
         }
-        let own = f.in_force().unwrap_or(f.any());
-        let oldest = epoch.history.last().map_or(epoch.epoch, |h| h.0);
-        let ancestor = epoch.history.iter().any(|h| h.1 == own.epoch_id);
-        // Case EJ: it went on apart from the others.
-        if !ancestor && own.epoch >= oldest && own.phase == Phase::InForce {
-            return Err(split(own));
+        // Case ER: a spare holds nothing, so it has missed nothing.
+        if state == MemberState::Spare && index >= epoch.geometry.table() {
+            (current[index], unmarked) = (Some(i), true);
+            continue;
         }
         // Case EI: it missed something.
-        if broken(Sabotage::EpochIgnored) {
+        if broken(Sabotage::EpochIgnored) && index < epoch.geometry.table() {
             current[index] = Some(i);
             continue;
         }
@@ -167,17 +187,22 @@ pub fn decide(found: &[Found]) -> Result<Decision, ArrayError> {
     let mut epoch = Superblock { phase: Phase::InForce, ..epoch.clone() };
     if broken(Sabotage::EpochIgnored) {
         let here = epoch.members.iter_mut().zip(&current).filter(|(_, c)| c.is_some());
+        let here = here.take(epoch.geometry.table());
         here.for_each(|(m, _)| m.state = MemberState::Active);
     }
-    Ok(Decision { epoch, current, stale, stale_journals, unmarked })
+    for (index, next) in filled {
+        epoch.members[index].filling.iter_mut().for_each(|f| f.next = next);
+    }
+    Ok(Decision { epoch, current, stale, stale_journals, left_out, unmarked })
 }
 
 impl Decision {
-    /// Members and journal devices that are in the epoch as active, but are not there now.
+    /// What is in use in the epoch, but is not there now: members, journal devices, and those that
+    /// were being filled.
     #[must_use]
     pub fn absent(&self) -> Vec<usize> {
-        let active = |i: &usize| self.epoch.members[*i].state == MemberState::Active;
-        (0..self.current.len()).filter(active).filter(|i| self.current[*i].is_none()).collect()
+        let used = |i: &usize| self.epoch.members[*i].state.takes_writes();
+        (0..self.current.len()).filter(used).filter(|i| self.current[*i].is_none()).collect()
     }
 
     /// Whether the members that are there may start.
@@ -235,7 +260,7 @@ impl Decision {
     /// members.
     fn journals(&self) -> Option<(usize, usize)> {
         let g = &self.epoch.geometry;
-        let present = self.current[g.members()..].iter().flatten().count();
+        let present = self.current[g.members()..g.table()].iter().flatten().count();
         (g.log_home == LogHome::Journals).then(|| (present, g.journal_tolerance()))
     }
 
@@ -260,7 +285,8 @@ impl Decision {
         if g.journals - present <= tolerated || self.log_goes_home(force) {
             return Ok(());
         }
-        let absent: Vec<usize> = self.absent().into_iter().filter(|i| *i >= g.members()).collect();
+        let journal = |i: &usize| g.is_journal(MemberIndex(*i as u8));
+        let absent: Vec<usize> = self.absent().into_iter().filter(journal).collect();
         let stale = match self.stale_journals {
             0 => String::new(),
             n => format!(
@@ -342,6 +368,7 @@ impl Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::superblock::MemberEntry;
     use crate::superblock::tests::sample;
 
     fn all(s: &Superblock) -> Vec<Found> {
@@ -415,6 +442,65 @@ mod tests {
         assert!(d.quorum(false).is_ok());
         found.push(found[1].clone());
         assert_eq!(decide(&found).expect_err("clone").kind, ErrorKind::Foreign);
+    }
+
+    #[test]
+    fn a_spare_is_current_though_it_is_older_and_what_is_being_filled_is_not() {
+        let mut s = sample();
+        let filling = Some(crate::superblock::Filling { takes: 2, next: 7 });
+        let spare = MemberEntry::spare;
+        s.members[2].state = MemberState::Failed;
+        s.members.extend([spare(200), spare(201)]);
+        s.members[7] = MemberEntry { state: MemberState::Rebuilding, filling, ..s.members[7] };
+        let mut found = all(&s);
+        found.remove(2);
+        for index in [6, 7] {
+            let copies = vec![Superblock { index, ..s.clone() }];
+            found.push(Found { path: format!("spare{index}"), copies });
+        }
+        let d = decide(&found).expect("decides");
+        assert_eq!((d.current[6], d.current[7], d.absent()), (Some(5), Some(6), vec![]));
+        // A disk says of itself how far it is filled.
+        let mut own = found[6].copies[0].clone();
+        own.members[7].filling = Some(crate::superblock::Filling { takes: 2, next: 9 });
+        found[6].copies.push(own);
+        let d = decide(&found).expect("decides");
+        assert_eq!(d.epoch.members[7].filling.map(|f| f.next), Some(9));
+        // Both miss an epoch.
+        let next = child(&s, 66, Phase::InForce);
+        (0..5).for_each(|i| bear(&mut found[i], &next));
+        let d = decide(&found).expect("decides");
+        assert_eq!((d.current[6], d.current[7], d.absent()), (Some(5), None, vec![7]));
+        assert_eq!((d.stale.clone(), d.unmarked), (vec![6], true));
+        // And what is prepared counts only if they have it, too.
+        let next = child(&next, 77, Phase::Prepared);
+        (0..5).for_each(|i| bear(&mut found[i], &next));
+        assert_eq!(decide(&found).expect("decides").epoch.epoch, 6);
+        found.truncate(5);
+        assert_eq!(decide(&found).expect("decides").epoch.epoch, 7);
+    }
+
+    #[test]
+    fn a_disk_that_was_being_added_again_may_bear_two_identities() {
+        let mut s = sample();
+        s.members[2].state = MemberState::Failed;
+        let mut found = all(&s);
+        let mut next = child(&s, 66, Phase::Prepared);
+        next.members.push(MemberEntry::spare(200));
+        found[2].copies.insert(0, Superblock { index: 6, ..next.clone() });
+        // The cut came before the others had it: it is what it was.
+        let d = decide(&found).expect("decides");
+        assert_eq!((d.epoch.epoch, d.stale.clone(), d.left_out.clone()), (5, vec![2], vec![]));
+        for i in [0, 1, 3, 4, 5] {
+            bear(&mut found[i], &next);
+        }
+        let d = decide(&found).expect("decides");
+        assert_eq!((d.epoch.epoch, d.current[6], d.current[2]), (6, Some(2), None));
+        // One that was never a member bears nothing else, and is left out until then.
+        (0..6).for_each(|i| found[i].copies.retain(|c| c.epoch == 5));
+        found.push(Found { path: "new".into(), copies: vec![Superblock { index: 6, ..next }] });
+        let d = decide(&found).expect("decides");
+        assert_eq!((d.epoch.epoch, d.left_out), (5, vec![6]));
     }
 
     /// `sample()` with `j` journal devices, and all its disks.

@@ -108,7 +108,7 @@ impl Geometry {
     /// Whether this index of the member table is a journal device's.
     #[must_use]
     pub fn is_journal(&self, member: MemberIndex) -> bool {
-        member.at() >= self.members()
+        (self.members()..self.table()).contains(&member.at())
     }
 
     /// Journal devices that may be lost as long as the log is there.
@@ -222,6 +222,12 @@ impl Geometry {
     pub fn member_of(&self, slot: Slot, column: usize) -> MemberIndex {
         let n = self.members();
         MemberIndex(((column + n - slot.0 as usize % n) % n) as u8)
+    }
+
+    /// The column of a slot that lies on a member: the inverse of [`Geometry::member_of`].
+    #[must_use]
+    pub fn column_of(&self, slot: Slot, member: MemberIndex) -> usize {
+        (member.at() + slot.0 as usize) % self.members()
     }
 
     /// Byte on its member of a row of a slot.

@@ -29,7 +29,7 @@ pub mod superblock;
 mod unflushed;
 
 pub use array::{
-    Array, Created, Extent, MAX_REQUEST, MAX_TRANSACTION, Transaction, TransactionBound,
+    Added, Array, Created, Extent, MAX_REQUEST, MAX_TRANSACTION, Transaction, TransactionBound,
     TransactionError, TransactionSize, assemble, create, create_with_journals, locate, plan,
 };
 pub use error::{ArrayError, ErrorKind, RequestError};

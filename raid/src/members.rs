@@ -8,6 +8,7 @@
 //! as many.
 
 mod copies;
+mod spares;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use evenkeel_journal::log::{Halted, LogDevices};
+use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::sync::{Lock, Signal, join_all};
 use evenkeel_journal::{BLOCK, Buf, Disk, DiskError, Lsn, MemberIndex, Segs, World};
 
@@ -28,6 +30,11 @@ use crate::unflushed::Unflushed;
 
 pub(crate) struct Member<D> {
     pub(crate) disk: Option<D>,
+    path: String,
+    /// Rises when another disk takes this place.
+    seat: u64,
+    /// Whose place it will take, while it is being filled.
+    takes: Option<MemberIndex>,
     /// As the epoch says, or will say as soon as it is recorded.
     pub(crate) state: MemberState,
     /// Failed in memory, but not yet durably recorded.
@@ -51,12 +58,44 @@ pub(crate) struct Member<D> {
 }
 
 impl<D: Disk> Member<D> {
+    /// One that is there, or is not.
+    fn new(disk: Option<D>, state: MemberState, ring: usize) -> Member<D> {
+        Member {
+            path: disk.as_ref().map_or_else(String::new, |d| d.facts().path),
+            state: if disk.is_none() && state.bears_epochs() {
+                MemberState::Missing
+            } else {
+                state
+            },
+            disk,
+            seat: 0,
+            takes: None,
+            being_failed: false,
+            away: false,
+            written: 1,
+            flushed: 0,
+            unflushed: Unflushed::new(ring),
+            rewritten: 0,
+            read_errors: 0,
+            write_errors: 0,
+            checksum_errors: 0,
+            healed: 0,
+            trouble: None,
+        }
+    }
+
+    /// It holds everything and can be read.
     fn is_active(&self) -> bool {
-        self.state == MemberState::Active && !self.away
+        self.state.serves() && !self.away
+    }
+
+    /// It is told of every epoch, so it fails like a member.
+    pub(crate) fn is_bearer(&self) -> bool {
+        self.state.bears_epochs() && !self.away
     }
 
     pub(crate) fn path(&self) -> String {
-        self.disk.as_ref().map_or_else(String::new, |d| d.facts().path)
+        self.path.clone()
     }
 }
 
@@ -78,8 +117,10 @@ pub struct Traffic {
 pub(crate) struct Inner<W: World> {
     pub(crate) world: W,
     code: Code,
-    /// Members; the rest of the table are journal devices.
+    /// Members; the rest of the table are journal devices, then spares.
     data: usize,
+    /// Members and journal devices.
+    pub(crate) table: usize,
     /// Members that may be out.
     parity: usize,
     /// Journal devices that may be out.
@@ -94,6 +135,10 @@ pub(crate) struct Inner<W: World> {
     halted: Cell<bool>,
     /// Members are in trouble, and it is not decided what becomes of them.
     pub(crate) frozen: Cell<bool>,
+    /// A disk is about to take another one's place: no write begins.
+    changing_seats: Cell<bool>,
+    /// Writes and flushes under way that go to twins, too.
+    to_twins: Cell<u64>,
     pub(crate) watch: Watch,
     traffic: Cell<Traffic>,
     /// The tail, for the epoch that fails a member.
@@ -114,8 +159,8 @@ impl<W: World> Clone for Members<W> {
 }
 
 impl<W: World> Members<W> {
-    /// The members and journal devices of `superblock`'s epoch; `disks` by index, None for those
-    /// that are not there.
+    /// The members, journal devices and spares of `superblock`'s epoch; `disks` by index, None for
+    /// those that are not there.
     #[must_use]
     pub fn new(
         world: &W,
@@ -125,28 +170,15 @@ impl<W: World> Members<W> {
         read_only: bool,
     ) -> Members<W> {
         let ring = superblock.geometry.cache_blocks as usize * BLOCK;
-        let member = |(disk, entry): (Option<W::Disk>, &crate::superblock::MemberEntry)| Member {
-            state: match (&disk, entry.state) {
-                (None, MemberState::Active) => MemberState::Missing,
-                (_, state) => state,
-            },
-            disk,
-            being_failed: false,
-            away: false,
-            written: 1,
-            flushed: 0,
-            unflushed: Unflushed::new(ring),
-            rewritten: 0,
-            read_errors: 0,
-            write_errors: 0,
-            checksum_errors: 0,
-            healed: 0,
-            trouble: None,
+        let member = |(disk, entry): (Option<W::Disk>, &crate::superblock::MemberEntry)| {
+            let takes = entry.filling.map(|f| MemberIndex(f.takes));
+            Member { takes, ..Member::new(disk, entry.state, ring) }
         };
         let members = disks.into_iter().zip(&superblock.members).map(member).collect();
         Members(Rc::new(Inner {
             world: world.clone(),
             data: superblock.geometry.members(),
+            table: superblock.geometry.table(),
             parity: superblock.geometry.parity,
             journals_out: superblock.geometry.journal_tolerance(),
             log_home: Cell::new(superblock.geometry.log_home),
@@ -157,6 +189,8 @@ impl<W: World> Members<W> {
             changed: Signal::new(),
             halted: Cell::new(false),
             frozen: Cell::new(false),
+            changing_seats: Cell::new(false),
+            to_twins: Cell::new(0),
             watch: Watch::new(),
             traffic: Cell::new(Traffic::default()),
             tail: Cell::new(Lsn(0)),
@@ -201,9 +235,9 @@ impl<W: World> Members<W> {
     pub fn halt(&self) {
         self.0.halted.set(true);
         self.0.frozen.set(false);
-        for m in self.0.members.borrow_mut().iter_mut() {
+        for (i, m) in self.0.members.borrow_mut().iter_mut().enumerate() {
             m.away = false;
-            if std::mem::take(&mut m.being_failed) {
+            if std::mem::take(&mut m.being_failed) && i < self.0.table {
                 m.state = MemberState::Active;
             }
         }
@@ -267,7 +301,7 @@ impl<W: World> Members<W> {
     /// Number of journal devices that are not there.
     #[must_use]
     pub fn gone_journals(&self) -> usize {
-        out(&self.0.members.borrow()[self.0.data..])
+        out(&self.0.members.borrow()[self.0.data..self.0.table])
     }
 
     /// How many more disks may be lost, whichever they are.
@@ -306,6 +340,15 @@ impl<W: World> Members<W> {
         self.those(Member::is_active)
     }
 
+    /// All that are told of every epoch: these, those that are being filled, and the spares.
+    pub(crate) fn bearers(&self) -> Vec<MemberIndex> {
+        self.those(Member::is_bearer)
+    }
+
+    pub(crate) fn is_bearer(&self, member: MemberIndex) -> bool {
+        self.0.members.borrow()[member.at()].is_bearer()
+    }
+
     /// All for which `which` holds, ascending.
     pub(crate) fn those(&self, which: impl Fn(&Member<W::Disk>) -> bool) -> Vec<MemberIndex> {
         let members = self.0.members.borrow();
@@ -314,7 +357,7 @@ impl<W: World> Members<W> {
     }
 
     fn is_journal(&self, member: MemberIndex) -> bool {
-        member.at() >= self.0.data
+        (self.0.data..self.0.table).contains(&member.at())
     }
 
     /// State, path, read and write errors of a member.
@@ -349,7 +392,7 @@ impl<W: World> Members<W> {
         let mut members = self.0.members.borrow_mut();
         let m = &mut members[member.at()];
         m.checksum_errors += 1;
-        let path = m.disk.as_ref().map_or_else(String::new, |d| d.facts().path);
+        let path = m.path();
         if news::is_told(m.checksum_errors) {
             let name = &self.0.superblock.borrow().name;
             self.0.news.tell(news::wrong(name, &path, at, what, m.checksum_errors));
@@ -404,7 +447,14 @@ impl<W: World> Members<W> {
     pub(crate) fn disk(&self, member: MemberIndex) -> Option<W::Disk> {
         let members = self.0.members.borrow();
         let m = &members[member.at()];
-        if m.is_active() { m.disk.clone() } else { None }
+        if m.is_bearer() { m.disk.clone() } else { None }
+    }
+
+    /// The disk of a member that may be read, and which one that is.
+    fn readable(&self, member: MemberIndex) -> Option<(W::Disk, u64)> {
+        let members = self.0.members.borrow();
+        let m = &members[member.at()];
+        if m.is_active() { Some((m.disk.clone()?, m.seat)) } else { None }
     }
 
     /// Reads from a member. None if it is not active or the read failed; a member that is gone
@@ -412,7 +462,7 @@ impl<W: World> Members<W> {
     pub async fn read(&self, member: MemberIndex, at: u64, mut buf: Buf) -> Option<Buf> {
         let len = buf.len();
         loop {
-            let disk = self.disk(member)?;
+            let (disk, seat) = self.readable(member)?;
             // Nobody will fail this member any more, and each read would wait for the bound in vain.
             if self.is_halted() && self.0.watch.is_silent(member) {
                 return None;
@@ -422,16 +472,20 @@ impl<W: World> Members<W> {
             (t.reads, t.read_bytes) = (t.reads + 1, t.read_bytes + len as u64);
             self.0.traffic.set(t);
             let read = disk.read(at, buf);
-            match self.0.watch.wait(&self.0.world, member, Kind::Read, read).await {
+            let done = self.0.watch.wait(&self.0.world, member, Kind::Read, read).await;
+            let same = self.0.members.borrow()[member.at()].seat == seat;
+            match done {
+                // Another disk has taken its place meanwhile: this one's errors are not that one's.
+                Some((Err(_), _)) | None if !same => buf = Buf::new(len),
                 Some((Ok(()), full)) => {
                     buf = full;
                     let members = self.0.members.borrow();
                     let m = &members[member.at()];
-                    if m.rewritten != rewritten {
+                    if same && m.rewritten != rewritten {
                         // Perhaps read before that was written which it had lost.
                         continue;
                     }
-                    if self.0.frozen.get() {
+                    if same && self.0.frozen.get() {
                         // It may have been reset with others: what it has not flushed may be lost.
                         m.unflushed.lay_over(at, &mut buf);
                     }
@@ -476,11 +530,29 @@ impl<W: World> Members<W> {
         }
     }
 
-    /// Writes to a member. `Ok(false)`: it is gone, durably so.
+    /// Writes to a member, and to the one that is being filled to take its place. `Ok(false)`: the
+    /// member itself is gone, durably so.
     ///
     /// # Errors
     /// `Halted` if the array has lost too much; nothing may be acknowledged then.
     pub async fn write(&self, member: MemberIndex, at: u64, segs: Segs) -> Result<bool, Halted> {
+        self.no_change_of_seats().await?;
+        let Some(twin) = self.twin_of(member).filter(|_| !broken(Sabotage::NotMirrored)) else {
+            return self.write_one(member, at, segs).await;
+        };
+        let _to_twin = self.to_twin();
+        let both = [(member, segs.clone()), (twin, segs)];
+        let both = both.map(|(m, segs)| self.write_one(m, at, segs));
+        let mut done = join_all(both.into()).await.into_iter();
+        let own = done.next().expect("two were begun");
+        if !broken(Sabotage::TwinIgnored) {
+            done.next().expect("two were begun")?;
+        }
+        own
+    }
+
+    /// Writes to one disk.
+    async fn write_one(&self, member: MemberIndex, at: u64, segs: Segs) -> Result<bool, Halted> {
         assert!(!self.0.read_only, "a read-only start writes nothing");
         self.room_in_the_list(member).await?;
         if !self.decided(member).await? {
@@ -500,12 +572,12 @@ impl<W: World> Members<W> {
                     let m = &mut members[member.at()];
                     m.written += 1;
                     m.unflushed.completed(number, m.written);
-                    m.is_active()
+                    m.is_bearer()
                 };
                 if active { Ok(true) } else { self.decided(member).await }
             }
             // It failed meanwhile, durably: what is still under way counts as ended (I4).
-            None if !self.is_active(member) => self.decided(member).await,
+            None if !self.is_bearer(member) => self.decided(member).await,
             failed => {
                 self.trouble(member, Doing::Write, at, failed.and_then(Result::err));
                 self.fail(member).await
@@ -542,7 +614,8 @@ impl<W: World> Members<W> {
         }
     }
 
-    /// Makes every completed write to every active member and journal device stable (I5). One that
+    /// Makes every completed write to every active member and journal device stable (I5), and to
+    /// those that are being filled. One that
     /// is just being failed has missed something: this ends only when that is recorded (I3).
     ///
     /// # Errors
@@ -560,8 +633,13 @@ impl<W: World> Members<W> {
         self.flush_some(members.collect()).await
     }
 
-    /// Flushes these. Those that are away are flushed before the array thaws.
-    async fn flush_some(&self, some: Vec<MemberIndex>) -> Result<(), Halted> {
+    /// Flushes these, and those that are being filled to take their places. Those that are away are
+    /// flushed before the array thaws.
+    async fn flush_some(&self, mut some: Vec<MemberIndex>) -> Result<(), Halted> {
+        self.no_change_of_seats().await?;
+        let _to_twins = self.to_twin();
+        let twins: Vec<MemberIndex> = some.iter().filter_map(|m| self.twin_of(*m)).collect();
+        some.extend(twins);
         let all: Vec<_> = some.into_iter().map(|m| self.flush_one(m)).collect();
         for done in join_all(all).await {
             done?;
@@ -603,7 +681,7 @@ impl<W: World> Members<W> {
                 m.unflushed.flushed(upto);
                 Ok(())
             }
-            None if !self.is_active(member) => self.decided(member).await.map(|_| ()),
+            None if !self.is_bearer(member) => self.decided(member).await.map(|_| ()),
             failed => {
                 self.trouble(member, Doing::Flush, 0, failed.and_then(Result::err));
                 self.fail(member).await.map(|_| ())
@@ -615,9 +693,14 @@ impl<W: World> Members<W> {
 impl<W: World> LogDevices for Members<W> {
     fn live(&self) -> Vec<MemberIndex> {
         let on_journals = self.0.log_home.get() == LogHome::Journals;
-        // One that is away may come back, and then misses nothing.
-        let live = self.those(|m| m.state == MemberState::Active).into_iter();
-        live.filter(|m| self.is_journal(*m) == on_journals).collect()
+        // One that is away may come back, and then misses nothing. What goes to one that is out goes
+        // to the one that is being filled for it.
+        let table = (0..self.0.table as u8).map(MemberIndex);
+        let live = |m: &MemberIndex| {
+            let twin = self.twin_of(*m).is_some() && !broken(Sabotage::SeatBeforeTail);
+            twin || self.0.members.borrow()[m.at()].state.serves()
+        };
+        table.filter(live).filter(|m| self.is_journal(*m) == on_journals).collect()
     }
 
     fn epoch(&self) -> u64 {

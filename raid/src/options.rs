@@ -53,6 +53,9 @@ pub struct StartOptions {
     /// How long an operation on a member may take before the member counts as failed; None:
     /// [`crate::hung::IO_TIMEOUT`].
     pub io_timeout: Option<std::time::Duration>,
+    /// Bytes a second that a rebuild writes at most; None: as many as the disks give while requests
+    /// are fast enough.
+    pub rebuild_rate: Option<u64>,
 }
 
 /// What is being done while an array starts.

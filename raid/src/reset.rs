@@ -27,7 +27,7 @@ use evenkeel_journal::{BLOCK, Buf, Disk, DiskError, MemberIndex, World};
 use crate::advance::Place;
 use crate::geometry::{LOG_OFFSET, SUPERBLOCK_A, SUPERBLOCK_BYTES};
 use crate::hung::Kind;
-use crate::members::Members;
+use crate::members::{Member, Members};
 use crate::news::{self, Doing};
 use crate::status::MemberState;
 use crate::superblock::{BadSuperblock, Superblock};
@@ -59,7 +59,7 @@ impl<W: World> Members<W> {
         {
             let mut members = self.0.members.borrow_mut();
             let m = &mut members[member.at()];
-            if self.is_halted() || m.state != MemberState::Active || m.away {
+            if self.is_halted() || !m.state.bears_epochs() || m.away {
                 return;
             }
             m.away = true;
@@ -78,20 +78,22 @@ impl<W: World> Members<W> {
     /// `Halted` if too few would be left, or if others fail meanwhile and do not come back.
     pub async fn fail_now(&self, member: MemberIndex) -> Result<(), Halted> {
         self.thawed().await?;
-        {
+        let before = {
             let mut members = self.0.members.borrow_mut();
             let m = &mut members[member.at()];
-            if m.state == MemberState::Active {
+            let before = m.state;
+            if before.bears_epochs() {
                 (m.state, m.being_failed, m.trouble) = (MemberState::Failed, true, None);
             }
             if self.is_halted() {
                 return Err(Halted);
             }
-        }
+            before
+        };
         if self.too_many_are_out() {
             let mut members = self.0.members.borrow_mut();
             let m = &mut members[member.at()];
-            (m.state, m.being_failed) = (MemberState::Active, false);
+            (m.state, m.being_failed) = (before, false);
             return Err(Halted);
         }
         self.0.members.borrow_mut()[member.at()].unflushed.clear();
@@ -103,14 +105,14 @@ impl<W: World> Members<W> {
     }
 
     /// Waits until it is decided what becomes of this member, and of all while the array is frozen:
-    /// true if it is active, false if it is out, durably so.
+    /// true if it is in use, false if it is out, durably so.
     pub(crate) async fn decided(&self, member: MemberIndex) -> Result<bool, Halted> {
         loop {
             self.thawed().await?;
             {
                 let m = &self.0.members.borrow()[member.at()];
                 if !m.being_failed {
-                    return Ok(m.state == MemberState::Active);
+                    return Ok(m.state.bears_epochs());
                 }
             }
             self.0.changed.wait().await;
@@ -211,7 +213,7 @@ impl<W: World> Members<W> {
                 (member, done)
             }
         };
-        for (member, done) in join_all(self.active().into_iter().map(ask).collect()).await {
+        for (member, done) in join_all(self.bearers().into_iter().map(ask).collect()).await {
             if done != Some(Ok(())) {
                 self.trouble(member, Doing::Ask, SUPERBLOCK_A, done.and_then(Result::err));
                 self.suspect(member);
@@ -224,7 +226,7 @@ impl<W: World> Members<W> {
     async fn quiet(&self) {
         loop {
             let ended = self.0.watch.ended().wait();
-            if self.active().into_iter().all(|m| !self.0.watch.is_writing(m)) {
+            if self.bearers().into_iter().all(|m| !self.0.watch.is_writing(m)) {
                 return;
             }
             ended.await;
@@ -253,9 +255,9 @@ impl<W: World> Members<W> {
         }
         // One copy may have been torn; but one that is not there at all is another disk's.
         let copies = self.copies_on(member, Some(disk.clone())).await;
-        let own = |c: &Superblock| {
-            c.array == s.array && c.index == member.0 && c.uuid() == s.members[member.at()].uuid
-        };
+        // One that is just being added has no entry yet.
+        let uuid = s.members.get(member.at())?.uuid;
+        let own = |c: &Superblock| c.array == s.array && c.index == member.0 && c.uuid() == uuid;
         let whole: Vec<&Superblock> = copies.iter().flatten().flatten().collect();
         let absent = copies.contains(&Some(Err(BadSuperblock::Absent)));
         let believed = !absent
@@ -284,11 +286,11 @@ impl<W: World> Members<W> {
         copies
     }
 
-    /// Writes again what every active member, and those that are back, may have lost; those are
+    /// Writes again what every bearer, and those that are back, may have lost; those are
     /// active again, and one that fails is away.
     async fn write_all_again(&self, back: Vec<(MemberIndex, W::Disk)>) {
-        let active = self.active().into_iter().filter_map(|m| Some((m, self.disk(m)?)));
-        let all = active.chain(back).map(|(member, disk)| async move {
+        let here = self.bearers().into_iter().filter_map(|m| Some((m, self.disk(m)?)));
+        let all = here.chain(back).map(|(member, disk)| async move {
             (member, self.write_again(member, disk.clone()).await.then_some(disk))
         });
         for (member, disk) in join_all(all.collect()).await {
@@ -351,8 +353,14 @@ impl<W: World> Members<W> {
         let _ = self.record_failures().await;
     }
 
+    /// Members and journal devices, without the spares: these are not counted.
+    fn in_table<'a>(&self, members: &'a [Member<W::Disk>]) -> &'a [Member<W::Disk>] {
+        &members[..self.0.table]
+    }
+
     fn tell_of_reset(&self) {
         let members = self.0.members.borrow();
+        let members = self.in_table(&members);
         let away = members.iter().filter(|m| m.away);
         let away: Vec<_> = away.map(|m| (m.path(), m.trouble)).collect();
         self.0.news.tell(news::frozen(&away, members.len(), self.0.watch.bound()));
@@ -362,7 +370,8 @@ impl<W: World> Members<W> {
     fn give_up(&self) {
         {
             let members = self.0.members.borrow();
-            let out = members.iter().filter(|m| !m.away && m.state != MemberState::Active).count();
+            let members = self.in_table(&members);
+            let out = members.iter().filter(|m| !m.away && !m.state.serves()).count();
             let away = members.iter().filter(|m| m.away);
             let away: Vec<_> = away.map(|m| (m.path(), m.trouble)).collect();
             self.0.news.tell(news::halted(&away, out, members.len()));

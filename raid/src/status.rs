@@ -38,6 +38,26 @@ pub enum MemberState {
     Stale,
 }
 
+impl MemberState {
+    /// Whether it holds everything, and is read.
+    #[must_use]
+    pub fn serves(self) -> bool {
+        matches!(self, MemberState::Active | MemberState::Failing)
+    }
+
+    /// Whether what is written to the array is written to it.
+    #[must_use]
+    pub fn takes_writes(self) -> bool {
+        self.serves() || self == MemberState::Rebuilding
+    }
+
+    /// Whether it bears every epoch: it is one of the survivors that must be told.
+    #[must_use]
+    pub fn bears_epochs(self) -> bool {
+        self.takes_writes() || self == MemberState::Spare
+    }
+}
+
 /// What a member is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -47,6 +67,8 @@ pub enum Role {
     Data,
     /// It holds the log.
     Journal,
+    /// It waits to take a failed one's place, or is being filled.
+    Spare,
 }
 
 /// One member or journal device.
@@ -54,7 +76,7 @@ pub enum Role {
 pub struct MemberStatus {
     /// Index in the member table.
     pub index: u8,
-    /// Data, or the log.
+    /// Data, the log, or a spare.
     #[serde(default)]
     pub role: Role,
     /// Path; empty where it is not there.
@@ -63,6 +85,9 @@ pub struct MemberStatus {
     pub uuid: String,
     /// Its state.
     pub state: MemberState,
+    /// Index of the member whose place it takes, while it is being filled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes: Option<u8>,
     /// Reads that failed.
     pub read_errors: u64,
     /// Writes and flushes that failed.
@@ -76,16 +101,16 @@ pub struct MemberStatus {
 /// A rebuild that goes on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RebuildStatus {
-    /// Which member.
+    /// Which member; of several, the one that is furthest behind.
     pub member: u8,
-    /// Bytes done.
+    /// Bytes written to those that are being filled.
     pub done_bytes: u64,
-    /// Bytes in all.
+    /// Bytes in all, as far as that is known.
     pub total_bytes: u64,
-    /// Present rate.
+    /// Bytes a second over the last while; 0 while it is not known.
     pub bytes_per_s: u64,
-    /// Seconds left.
-    pub eta_s: u64,
+    /// Seconds left at this rate; none while it is not known.
+    pub eta_s: Option<u64>,
 }
 
 /// A scrub that goes on, or the last one.
@@ -193,7 +218,7 @@ pub struct Status {
     pub epoch: u64,
     /// How many more disks may be lost without loss of data, whichever they are.
     pub can_lose: u32,
-    /// The members, then the journal devices, by index.
+    /// The members, then the journal devices, then the spares, by index.
     pub members: Vec<MemberStatus>,
     /// The rebuild that goes on.
     pub rebuild: Option<RebuildStatus>,

@@ -25,11 +25,15 @@ pub const COMPAT_KNOWN: u64 = 0;
 /// Features that must be known to write.
 pub const RO_COMPAT_KNOWN: u64 = 0;
 /// Features that must be known at all.
-pub const INCOMPAT_KNOWN: u64 = JOURNAL_DEVICES | CHECKSUMS;
+pub const INCOMPAT_KNOWN: u64 = JOURNAL_DEVICES | CHECKSUMS | SPARES;
 /// Incompatible feature: there are journal devices.
 pub const JOURNAL_DEVICES: u64 = 1;
 /// Incompatible feature: every block has a checksum.
 pub const CHECKSUMS: u64 = 2;
+/// Incompatible feature: the member table goes on with spares.
+pub const SPARES: u64 = 4;
+/// Entries for spares at most, free ones included.
+pub const MAX_SPARES: usize = 32;
 /// Bytes of a name at most.
 pub const NAME_MAX: usize = 32;
 /// Epochs that are remembered.
@@ -44,6 +48,8 @@ const AT_HISTORY: usize = 512;
 const AT_MEMBERS: usize = 2048;
 const HISTORY_ENTRY: usize = 24;
 const MEMBER_ENTRY: usize = 56;
+/// State of an entry that names no disk.
+const FREE: u8 = 0;
 
 /// Whether a name can be that of an array.
 #[must_use]
@@ -68,8 +74,51 @@ pub struct MemberEntry {
     pub uuid: u128,
     /// Its state in this epoch.
     pub state: MemberState,
-    /// The tail when it failed: what was changed at or after it is missing there.
+    /// The tail when it failed: what was changed at or after it is missing there. Of one that is being
+    /// filled: what was changed before it is there already.
     pub failed_at: Lsn,
+    /// Number of the epoch that says so; 0: none does.
+    pub failed_in: u64,
+    /// While it is being filled: of whom it takes the place, and how far that is.
+    pub filling: Option<Filling>,
+}
+
+/// How far a member is filled that will take another one's place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Filling {
+    /// Index that it will have.
+    pub takes: u8,
+    /// Stripes before this one are whole there.
+    pub next: u64,
+}
+
+impl MemberEntry {
+    /// An entry for a spare that is not used.
+    pub const FREE: MemberEntry = MemberEntry {
+        uuid: 0,
+        state: MemberState::Missing,
+        failed_at: Lsn(0),
+        failed_in: 0,
+        filling: None,
+    };
+
+    /// An active member, just made.
+    #[must_use]
+    pub fn active(uuid: u128) -> MemberEntry {
+        MemberEntry { uuid, state: MemberState::Active, ..MemberEntry::FREE }
+    }
+
+    /// A spare, just added.
+    #[must_use]
+    pub fn spare(uuid: u128) -> MemberEntry {
+        MemberEntry { uuid, state: MemberState::Spare, ..MemberEntry::FREE }
+    }
+
+    /// Whether it names no disk.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.uuid == 0
+    }
 }
 
 /// The superblock of one member.
@@ -114,7 +163,7 @@ pub struct Superblock {
     pub name: String,
     /// Earlier epochs in force, newest first: number and identity.
     pub history: Vec<(u64, u128)>,
-    /// The members, then the journal devices.
+    /// The members, then the journal devices, then the spares and those that are being filled.
     pub members: Vec<MemberEntry>,
 }
 
@@ -170,6 +219,17 @@ impl Superblock {
         self.members[usize::from(self.index)].uuid
     }
 
+    /// The one that is being filled to take the place of member `member`.
+    #[must_use]
+    pub fn twin_of(&self, member: MemberIndex) -> Option<MemberIndex> {
+        let takes = |e: &MemberEntry| {
+            e.state == MemberState::Rebuilding && e.filling.is_some_and(|f| f.takes == member.0)
+        };
+        let spares = self.geometry.table();
+        let at = self.members.iter().skip(spares).position(takes)?;
+        Some(MemberIndex((spares + at) as u8))
+    }
+
     /// Byte of copy C of the disk that bears this.
     #[must_use]
     pub fn copy_c(&self) -> u64 {
@@ -222,9 +282,12 @@ impl Superblock {
         put_u64(&mut b, 312, self.created);
         let journals = if g.journals > 0 { JOURNAL_DEVICES } else { 0 };
         let checksums = if g.has_checksums() { CHECKSUMS } else { 0 };
-        put_u64(&mut b, 80, journals | checksums);
+        let spares = self.members.len() - g.table();
+        let has_spares = if spares > 0 { SPARES } else { 0 };
+        put_u64(&mut b, 80, journals | checksums | has_spares);
         put_u16(&mut b, 320, g.journals as u16);
         b[322] = u8::from(g.log_home == LogHome::Journals);
+        put_u16(&mut b, 324, spares as u16);
         put_u64(&mut b, 328, g.journal_rows);
         put_u64(&mut b, 336, g.journal_bytes);
         put_u128(&mut b, AT_HOST, self.host);
@@ -237,8 +300,13 @@ impl Superblock {
         for (i, m) in self.members.iter().enumerate() {
             let at = AT_MEMBERS + i * MEMBER_ENTRY;
             put_u128(&mut b, at, m.uuid);
-            b[at + 16] = state_number(m.state);
+            b[at + 16] = if m.is_free() { FREE } else { state_number(m.state) };
             put_u64(&mut b, at + 24, m.failed_at.0);
+            put_u64(&mut b, at + 40, m.failed_in);
+            if let Some(f) = m.filling.filter(|_| m.state == MemberState::Rebuilding) {
+                b[at + 17] = f.takes;
+                put_u64(&mut b, at + 32, f.next);
+            }
         }
         let crc = crc_without(&b, AT_CRC);
         put_u32(&mut b, AT_CRC, crc);
@@ -296,8 +364,11 @@ impl Superblock {
             journal_bytes: get_u64(b, 336),
         };
         let index = get_u16(b, 158);
-        let table = n + geometry.journals;
+        let spares = usize::from(get_u16(b, 324));
+        let table = n + geometry.journals + spares;
         let sane = table <= 255
+            && spares <= MAX_SPARES
+            && (spares > 0) == (get_u64(b, 80) & SPARES != 0)
             && journals_are_sane(&geometry, get_u64(b, 80) & JOURNAL_DEVICES != 0)
             && get_u64(b, 96) < NUMBERS_END
             && data >= 1
@@ -329,12 +400,14 @@ impl Superblock {
         let name = &name[..name.iter().position(|c| *c == 0).unwrap_or(NAME_MAX)];
         let mut members = Vec::new();
         for i in 0..table {
-            let at = AT_MEMBERS + i * MEMBER_ENTRY;
-            members.push(MemberEntry {
-                uuid: get_u128(b, at),
-                state: state_from(b[at + 16])?,
-                failed_at: Lsn(get_u64(b, at + 24)),
-            });
+            let entry = &b[AT_MEMBERS + i * MEMBER_ENTRY..][..MEMBER_ENTRY];
+            members.push(decode_entry(entry, i + spares >= table, n)?);
+        }
+        let fills = |m: &MemberEntry| m.filling.map(|f| f.takes);
+        let mut takes: Vec<u8> = members.iter().filter_map(fills).collect();
+        takes.sort_unstable();
+        if takes.windows(2).any(|t| t[0] == t[1]) || members[usize::from(index)].is_free() {
+            return None;
         }
         let history = (0..HISTORY)
             .map(|i| AT_HISTORY + i * HISTORY_ENTRY)
@@ -367,6 +440,34 @@ impl Superblock {
             members,
         })
     }
+}
+
+/// An entry of the member table of an array of `n` members.
+fn decode_entry(b: &[u8], is_spare: bool, n: usize) -> Option<MemberEntry> {
+    let uuid = get_u128(b, 0);
+    if is_spare && b[16] == FREE {
+        return (uuid == 0).then_some(MemberEntry::FREE);
+    }
+    let state = state_from(b[16])?;
+    let filling = Filling { takes: b[17], next: get_u64(b, 32) };
+    let is_filled = state == MemberState::Rebuilding;
+    // Only a spare is filled, and none is in use as a member.
+    let sane = if is_spare {
+        !state.serves() && (!is_filled || usize::from(filling.takes) < n)
+    } else {
+        state.serves() || !state.bears_epochs()
+    };
+    if uuid == 0 || !sane {
+        return None;
+    }
+    let filling = is_filled.then_some(filling);
+    Some(MemberEntry {
+        uuid,
+        state,
+        failed_at: Lsn(get_u64(b, 24)),
+        failed_in: get_u64(b, 40),
+        filling,
+    })
 }
 
 /// Whether the checksum area is as large as it must be, and is there if and only if the flag says so.
@@ -402,8 +503,7 @@ pub(crate) mod tests {
     pub(crate) fn sample() -> Superblock {
         let geometry =
             Geometry::plan(Level::Raid6, 4, 2, 65536, 256 << 20, None, None, true).expect("fits");
-        let member =
-            |i: u128| MemberEntry { uuid: 100 + i, state: MemberState::Active, failed_at: Lsn(0) };
+        let member = |i: u128| MemberEntry::active(100 + i);
         Superblock {
             array: 7,
             index: 0,
@@ -454,6 +554,43 @@ pub(crate) mod tests {
             put_u32(&mut bad, AT_CRC, crc);
             assert_eq!(Superblock::decode(&bad, 4096), Err(BadSuperblock::Damaged), "{at}");
         }
+    }
+
+    #[test]
+    fn spares_come_back_and_nonsense_does_not() {
+        let mut s = sample();
+        let filling = Some(Filling { takes: 2, next: 77 });
+        let twin =
+            MemberEntry { state: MemberState::Rebuilding, filling, ..MemberEntry::spare(900) };
+        s.members.extend([twin, MemberEntry::FREE, MemberEntry::spare(901)]);
+        for index in [0, 6, 8] {
+            let b = s.encode(index, 4096);
+            let back = Superblock::decode(&b, 4096).expect("whole");
+            assert_eq!(back, Superblock { index, ..s.clone() });
+            assert_eq!(back.twin_of(MemberIndex(2)), Some(MemberIndex(6)));
+            assert_eq!(back.twin_of(MemberIndex(1)), None);
+        }
+        let mut without = s.clone();
+        without.members.truncate(6);
+        for (what, change) in [
+            ("the index of a free entry", (|s, _| s.index = 7) as fn(&mut Superblock, u8)),
+            ("a spare that is active", |s, _| s.members[8].state = MemberState::Active),
+            ("a member that is a spare", |s, _| s.members[1].state = MemberState::Spare),
+            ("a member that is being filled", |s, _| s.members[1] = s.members[6]),
+            ("nobody's place", |s, _| s.members[6].filling = Some(Filling { takes: 6, next: 0 })),
+            ("one place twice", |s, _| s.members[7] = MemberEntry { uuid: 5, ..s.members[6] }),
+            ("a member without a name", |s, _| s.members[3].uuid = 0),
+        ] {
+            let mut bad = s.clone();
+            change(&mut bad, 0);
+            let b = bad.encode(bad.index, 4096);
+            assert_eq!(Superblock::decode(&b, 4096), Err(BadSuperblock::Damaged), "{what}");
+        }
+        let mut b = s.encode(0, 4096).to_vec();
+        put_u16(&mut b, 324, MAX_SPARES as u16 + 1);
+        let crc = crc_without(&b, AT_CRC);
+        put_u32(&mut b, AT_CRC, crc);
+        assert_eq!(Superblock::decode(&b, 4096), Err(BadSuperblock::Damaged));
     }
 
     #[test]

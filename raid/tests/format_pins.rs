@@ -29,8 +29,8 @@ use evenkeel_raid::page::{
 use evenkeel_raid::scrub::{RUN_BYTES, RUN_CHECK_ONLY, Run, RunState, ScrubPage, Tally};
 use evenkeel_raid::status::MemberState;
 use evenkeel_raid::superblock::{
-    CHECKSUMS, COMPAT_KNOWN, HISTORY, INCOMPAT_KNOWN, JOURNAL_DEVICES, MAGIC, MemberEntry,
-    NAME_MAX, Phase, RO_COMPAT_KNOWN, Superblock, VERSION,
+    CHECKSUMS, COMPAT_KNOWN, Filling, HISTORY, INCOMPAT_KNOWN, JOURNAL_DEVICES, MAGIC, MAX_SPARES,
+    MemberEntry, NAME_MAX, Phase, RO_COMPAT_KNOWN, SPARES, Superblock, VERSION,
 };
 
 // ---- the tables of the page ----
@@ -126,6 +126,8 @@ fn the_constants_are_those_of_the_page() {
         ("PAGE_SUMS", PAGE_SUMS.to_string()),
         ("LOST_SUM", LOST_SUM.to_string()),
         ("CHECKSUMS", CHECKSUMS.to_string()),
+        ("SPARES", SPARES.to_string()),
+        ("MAX_SPARES", MAX_SPARES.to_string()),
         ("PAGE_HEAD", PAGE_HEAD.to_string()),
         ("ENTRY_BYTES", ENTRY_BYTES.to_string()),
         ("PAGE_ENTRIES", PAGE_ENTRIES.to_string()),
@@ -144,8 +146,8 @@ fn the_constants_are_those_of_the_page() {
 fn sample() -> (Superblock, Vec<u8>) {
     let states = [
         MemberState::Active,
-        MemberState::Spare,
-        MemberState::Rebuilding,
+        MemberState::Active,
+        MemberState::Active,
         MemberState::Failing,
         MemberState::Failed,
         MemberState::Missing,
@@ -158,6 +160,8 @@ fn sample() -> (Superblock, Vec<u8>) {
         uuid: u128::MAX / 3 + i as u128,
         state,
         failed_at: Lsn(0x7071_7273_7475_7600 + i as u64),
+        failed_in: 0x7879_7a7b_7c7d_7e00 + i as u64,
+        filling: None,
     };
     let superblock = Superblock {
         array: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10,
@@ -181,7 +185,7 @@ fn sample() -> (Superblock, Vec<u8>) {
         history: (0..64).map(|i| (1000 - i, u128::MAX / 29 + u128::from(i))).collect(),
         members: states.into_iter().enumerate().map(member).collect(),
     };
-    (superblock, (1..=7).collect())
+    (superblock, vec![1, 1, 1, 4, 5, 6, 7])
 }
 
 #[test]
@@ -205,8 +209,30 @@ fn a_superblock_with_journal_devices_lies_as_the_page_says() {
     }
 }
 
+#[test]
+fn a_superblock_with_spares_lies_as_the_page_says() {
+    let (mut s, mut states) = sample();
+    let own = |i: u128| MemberEntry { uuid: u128::MAX / 5 + i, ..s.members[0] };
+    let filling = Some(Filling { takes: 4, next: 0x0a0b_0c0d_0e0f_1011 });
+    let more = [
+        (MemberEntry { state: MemberState::Rebuilding, filling, ..own(0) }, 3),
+        (MemberEntry::FREE, 0),
+        (MemberEntry { state: MemberState::Spare, ..own(1) }, 2),
+        (MemberEntry { state: MemberState::Failed, ..own(2) }, 5),
+        (MemberEntry { state: MemberState::Missing, ..own(3) }, 6),
+    ];
+    for (entry, state) in more {
+        s.members.push(entry);
+        states.push(state);
+    }
+    for index in [0, 7, 9] {
+        superblock_lies(s.clone(), states.clone(), index);
+    }
+}
+
 fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
     let g = s.geometry;
+    let spares = if s.members.len() > g.table() { SPARES } else { 0 };
     let at = 65536u64;
     let b = s.encode(index, at);
     assert_eq!(b.len() as u64, SUPERBLOCK_BYTES);
@@ -222,8 +248,11 @@ fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
         let fields = [
             ("uuid", le128(m.uuid)),
             ("state", vec![state]),
+            ("takes", vec![m.filling.map_or(0, |f| f.takes)]),
             ("failed_at", le64(m.failed_at.0)),
-            ("reserved", vec![0; 24]),
+            ("filled", le64(m.filling.map_or(0, |f| f.next))),
+            ("failed_in", le64(m.failed_in)),
+            ("reserved", vec![0; 8]),
         ];
         let one = &b[2048 + table.len()..][..56];
         check("member-entry", one, &fields);
@@ -239,7 +268,7 @@ fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
         ("bytes", le32(16384)),
         ("compat", le64(s.compat)),
         ("ro_compat", le64(s.ro_compat)),
-        ("incompat", le64(u64::from(g.journals > 0) | 2)),
+        ("incompat", le64(u64::from(g.journals > 0) | 2 | spares)),
         ("epoch", le64(s.epoch)),
         ("phase", le32(2)),
         ("epoch_flags", le32(3)),
@@ -270,6 +299,7 @@ fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
         ("ring_kind", le32(1)),
         ("created", le64(s.created)),
         ("journals", le16(g.journals as u16)),
+        ("spares", le16((s.members.len() - g.table()) as u16)),
         ("log_home", vec![u8::from(g.log_home == LogHome::Journals)]),
         ("journal_rows", le64(g.journal_rows)),
         ("journal_bytes", le64(g.journal_bytes)),

@@ -193,9 +193,10 @@ pub struct StartArgs {
     /// Go on with a device whose daemon has died (a start does that by itself).
     #[arg(long)]
     pub takeover: bool,
-    /// Largest rate of a rebuild (not supported yet).
-    #[arg(long, value_name = "RATE")]
-    pub rebuild_rate: Option<String>,
+    /// Bytes a second that a rebuild writes at most. Default: as many as the disks give while requests
+    /// are answered within 20 ms.
+    #[arg(long, value_name = "RATE", value_parser = parse_size)]
+    pub rebuild_rate: Option<u64>,
     /// Start although so many members are absent that acknowledged writes may be lost.
     #[arg(long)]
     pub accept_missing: bool,

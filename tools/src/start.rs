@@ -12,12 +12,9 @@ use evenkeel_ublk_target::control::{Failure, Request, client};
 use evenkeel_ublk_target::daemon::{self, DaemonConfig};
 
 use crate::cli::{AckArg, StartArgs, Via};
-use crate::{Outcome, find, not_yet, place, print, probe};
+use crate::{Outcome, find, place, print, probe};
 
 pub fn run(args: &StartArgs) -> Outcome {
-    if args.rebuild_rate.is_some() {
-        return Err(not_yet("A rebuild (--rebuild-rate)"));
-    }
     if args.socket.is_some() && args.via != Via::Nbd {
         return Err(Failure::new(2, "--socket is for --via nbd: a ublk device has no socket."));
     }
@@ -48,6 +45,7 @@ pub fn run(args: &StartArgs) -> Outcome {
             force: args.force,
             checksum_cache: args.checksum_cache,
             io_timeout,
+            rebuild_rate: args.rebuild_rate,
         },
         ack,
         via: match args.via {

@@ -215,13 +215,14 @@ fn table(s: &Status) -> String {
     );
     if let Some(r) = &s.rebuild {
         out += &format!(
-            "\nrebuilding member {}: {} of {}, {}/s, {} s left",
+            "\nrebuilding member {}: {} of {}",
             r.member,
             human(r.done_bytes),
             human(r.total_bytes),
-            human(r.bytes_per_s),
-            r.eta_s
         );
+        if let Some(left) = r.eta_s {
+            out += &format!(", {}/s, {left} s left", human(r.bytes_per_s));
+        }
     }
     if let Some(scrub) = &s.scrub {
         out += &format!("\n{}", scrub_line(scrub));
@@ -275,6 +276,7 @@ mod tests {
     #[test]
     fn a_table_says_what_matters() {
         let members = (0..3).map(|index| MemberStatus {
+            takes: None,
             index,
             role: Default::default(),
             path: if index == 1 { String::new() } else { format!("/dev/sd{index}") },

@@ -385,6 +385,12 @@ impl<W: World, D: LogDevices> Journal<W, D> {
         self.0.state.borrow().next_lsn
     }
 
+    /// The number that the next commit gets.
+    #[must_use]
+    pub fn next_number(&self) -> CommitNumber {
+        self.0.state.borrow().next_number
+    }
+
     /// Whether writes can no longer be taken.
     #[must_use]
     pub fn is_halted(&self) -> bool {

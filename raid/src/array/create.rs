@@ -14,7 +14,6 @@ use crate::geometry::{Geometry, MEMBER_GRAIN, SUPERBLOCK_BYTES};
 use crate::map::{Map, write_pages};
 use crate::members::Members;
 use crate::options::CreateOptions;
-use crate::status::MemberState;
 use crate::superblock::{MemberEntry, NAME_MAX, Phase, Superblock, name_is_good};
 
 /// What `create` made.
@@ -109,7 +108,7 @@ pub async fn create_with_journals<W: World>(
     }
     let id = || u128::from(world.random()) << 64 | u128::from(world.random());
     let uuid = id();
-    let member = |_| MemberEntry { uuid: id(), state: MemberState::Active, failed_at: Lsn(0) };
+    let member = |_| MemberEntry::active(id());
     let superblock = Superblock {
         array: uuid,
         index: 0,

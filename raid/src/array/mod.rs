@@ -6,6 +6,7 @@
 //!   checksums, rebuilt and healed; `extents.rs` what is mapped and what a hole;
 //! - `destage.rs` from the cache into the slots; `checkpoint.rs` from map and checksums to their
 //!   pages; `sums.rs` pages of checksums between members and memory;
+//! - `rebuild.rs` disks that take the place of others; `background.rs` what it has in common with
 //! - `scrub.rs` everything that the members hold, compared and made right;
 //! - `pace.rs` when destage runs; `lost.rs` what becomes of blocks that nobody can give;
 //! - `start.rs` from disks to a running array (replay); `create.rs`; `stop.rs`;
@@ -13,6 +14,7 @@
 //! - `locate.rs` where a byte of the device lies;
 //! - `cache.rs`, `slots.rs`, `locks.rs` what they work on.
 
+mod background;
 mod cache;
 mod checkpoint;
 mod create;
@@ -25,6 +27,7 @@ mod lost;
 mod pace;
 mod parity;
 mod read;
+mod rebuild;
 mod rows;
 mod salvage;
 mod scrub;
@@ -56,16 +59,18 @@ use crate::status::{
     StripesStatus,
 };
 
+pub use background::LATENCY_TARGET;
 pub use create::{Created, create, create_with_journals, plan};
 pub use extents::Extent;
 pub use locate::locate;
-pub use scrub::LATENCY_TARGET;
+pub use rebuild::Added;
 pub use start::assemble;
 pub use transaction::{Transaction, TransactionBound, TransactionError, TransactionSize};
 
 use cache::{Cache, DirtyBlock};
 use locks::Locks;
 use lost::Marks;
+use rebuild::Rebuild;
 use scrub::Scrub;
 use slots::Slots;
 use sums::Sums;
@@ -94,6 +99,7 @@ struct Inner<W: World> {
     lost: RefCell<Marks>,
     sums: Sums,
     scrub: Scrub,
+    rebuild: Rebuild,
     /// Stripes whose rows could not be read in place: the next destage places them.
     unreadable: RefCell<BTreeSet<Stripe>>,
     slots: Slots,
@@ -109,6 +115,10 @@ struct Inner<W: World> {
     destage_lock: Lock,
     /// Requests that are under way.
     requests: Cell<u64>,
+    /// Rises when somebody wants to know when all requests of before have ended; and how many of
+    /// those are left.
+    generation: Cell<u64>,
+    earlier: Cell<u64>,
     /// Requests ever begun: tells idleness.
     begun: Cell<u64>,
     stopping: Cell<bool>,
@@ -120,7 +130,8 @@ struct Inner<W: World> {
 /// A request under way; the stop waits for all of them.
 struct Request<W: World> {
     array: Array<W>,
-    /// When it began, if a scrub wants to know.
+    generation: u64,
+    /// When it began, if somebody wants to know.
     began: Option<Duration>,
 }
 
@@ -128,7 +139,12 @@ impl<W: World> Drop for Request<W> {
     fn drop(&mut self) {
         let inner = &self.array.0;
         if let Some(began) = self.began {
-            inner.scrub.request_took(inner.world.now().saturating_sub(began));
+            let took = inner.world.now().saturating_sub(began);
+            inner.scrub.courtesy.request_took(took);
+            inner.rebuild.courtesy.request_took(took);
+        }
+        if self.generation < inner.generation.get() {
+            inner.earlier.set(inner.earlier.get() - 1);
         }
         inner.requests.set(inner.requests.get() - 1);
         inner.quiet.notify();
@@ -202,8 +218,9 @@ impl<W: World> Array<W> {
         if writes {
             self.0.begun.set(self.0.begun.get() + 1);
         }
-        let began = self.0.scrub.is_running().then(|| self.0.world.now());
-        Ok(Request { array: self.clone(), began })
+        let measured = self.0.scrub.is_running() || self.0.rebuild.is_running();
+        let began = measured.then(|| self.0.world.now());
+        Ok(Request { array: self.clone(), generation: self.0.generation.get(), began })
     }
 
     /// Makes all that was acknowledged before durable (I5), whichever connection it came by.
@@ -265,14 +282,19 @@ impl<W: World> Array<W> {
 
     // ---- health ----
 
-    /// The member or journal device with this path.
+    /// The member, journal device or spare with this path; of several the one that is in use.
     #[must_use]
     pub fn member_by_path(&self, path: &str) -> Option<MemberIndex> {
-        let n = self.0.geometry.table() as u8;
-        (0..n).map(MemberIndex).find(|m| {
-            let own = self.0.members.describe(*m).1;
-            !own.is_empty() && own == path
-        })
+        let all = self.0.members.those(|m| !path.is_empty() && m.path() == path);
+        let used = |m: &&MemberIndex| self.0.members.describe(**m).0.bears_epochs();
+        all.iter().find(used).or(all.first()).copied()
+    }
+
+    /// State and path of a member, journal device or spare.
+    #[must_use]
+    pub fn describe_member(&self, member: MemberIndex) -> (MemberState, String) {
+        let (state, path, ..) = self.0.members.describe(member);
+        (state, path)
     }
 
     /// Fails a member by order of a person: durable when this returns (I3).
@@ -285,11 +307,14 @@ impl<W: World> Array<W> {
         if self.0.options.read_only {
             return refuse("The array was started read-only; no member can be failed.".into());
         }
-        if state != MemberState::Active {
+        if !state.bears_epochs() {
             return refuse(format!("{path} is not active any more; nothing was changed."));
         }
         let g = &self.0.geometry;
-        let (gone, tolerated, all, what) = if g.is_journal(member) {
+        let (gone, tolerated, all, what) = if !state.serves() {
+            // A spare, or one that is being filled: nobody needs it.
+            (0, 1, 1, "spares")
+        } else if g.is_journal(member) {
             let gone = self.0.members.gone_journals();
             (gone, g.journal_tolerance(), g.journals, "journal devices")
         } else {
@@ -325,16 +350,24 @@ impl<W: World> Array<W> {
         let g = &self.0.geometry;
         let sb = self.0.members.superblock();
         let hyphens = |id: u128| uuid::Uuid::from_u128(id).to_string();
-        let members = (0..g.table()).map(|i| {
+        let named = (0..sb.members.len()).filter(|i| !sb.members[*i].is_free());
+        let members = named.map(|i| {
             let (state, path, read_errors, write_errors) =
                 self.0.members.describe(MemberIndex(i as u8));
             let (checksum_errors, healed) = self.0.members.wrong(MemberIndex(i as u8));
             MemberStatus {
                 index: i as u8,
-                role: if i < g.members() { Role::Data } else { Role::Journal },
+                role: if i < g.members() {
+                    Role::Data
+                } else if i < g.table() {
+                    Role::Journal
+                } else {
+                    Role::Spare
+                },
                 path,
                 uuid: hyphens(sb.members[i].uuid),
                 state,
+                takes: sb.members[i].filling.map(|f| f.takes),
                 read_errors,
                 write_errors,
                 checksum_errors,
@@ -345,6 +378,8 @@ impl<W: World> Array<W> {
         let row_bytes = (BLOCK * g.log_devices().len()) as u64;
         let state = if self.0.members.is_halted() {
             State::Failed
+        } else if !self.0.members.twins().is_empty() {
+            State::Rebuilding
         } else if self.0.members.gone() > 0 {
             State::Degraded
         } else {
@@ -366,7 +401,7 @@ impl<W: World> Array<W> {
             epoch: sb.epoch,
             can_lose: self.can_lose() as u32,
             members: members.collect(),
-            rebuild: None,
+            rebuild: self.rebuild_status(),
             scrub: self.scrub_status(),
             log: LogStatus { size_bytes: rows * row_bytes, used_bytes: used * row_bytes },
             cache: CacheStatus {

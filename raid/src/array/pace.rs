@@ -25,6 +25,8 @@ impl<W: World> Array<W> {
             watcher.0.slots.freed().notify();
             watcher.0.sums.notify_saved();
             watcher.0.scrub.notify();
+            watcher.0.rebuild.notify();
+            watcher.0.quiet.notify();
             watcher.0.dirtied.notify();
         });
         let ticker = self.clone();

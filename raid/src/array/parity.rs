@@ -12,6 +12,7 @@ use evenkeel_journal::sync::join_all;
 use evenkeel_journal::{BLOCK, Buf, Lsn, Slice, Slot, Stripe, World};
 
 use super::Array;
+use super::lost;
 use crate::checksums::{LOST_SUM, Verdict, verdict};
 use crate::error::{ArrayError, ErrorKind};
 use crate::options::Progress;
@@ -208,7 +209,7 @@ impl<W: World> Array<W> {
 
     /// Places this content of a stripe, or what is left of it, into a new slot. Gives how many blocks
     /// of it are lost; None if there is no slot or no room in the log. The stripe's lock is held.
-    async fn place_again(
+    pub(super) async fn place_again(
         &self,
         stripe: Stripe,
         slot: Slot,
@@ -222,6 +223,14 @@ impl<W: World> Array<W> {
         let Some((data, lost)) = left else {
             return Err(Halted);
         };
+        // Without checksums a mark is all that tells a lost block from zeros.
+        let mut marks = None;
+        if !lost.is_empty() && !g.has_checksums() {
+            marks = self.room_for_lost(stripe, &lost);
+            if marks.is_none() {
+                return Ok(None);
+            }
+        }
         let bytes = g.place_record_bytes();
         let rows = rows_at_most(0, bytes, g.log_width());
         let need = Need { places: 0, ring_bytes: record_bytes(bytes, 0), rows };
@@ -246,8 +255,19 @@ impl<W: World> Array<W> {
         // Content of before every Write that is still dirty.
         let horizon = Lsn(0);
         let place = Record::Place { stripe, slot: new, horizon, crcs: crcs.clone() };
-        let lsn = self.0.journal.append(&mut room, vec![Item::bare(place)]);
+        let mut items = vec![Item::bare(place)];
+        let dirty = |block: &u32| self.0.cache.borrow().get(stripe, *block).is_some();
+        let marked: Vec<u32> = match marks {
+            Some(marks) => {
+                room.join(marks);
+                lost.iter().copied().filter(|b| !dirty(b)).collect()
+            }
+            None => Vec::new(),
+        };
+        items.extend(lost::items(stripe, &marked));
+        let lsn = self.0.journal.append(&mut room, items);
         self.moved(stripe, Some((new, &crcs)), lsn, horizon);
+        self.mark_lost(stripe, &marked, lsn.next());
         Ok(Some(lost.len() as u64))
     }
 }

@@ -11,24 +11,20 @@
 mod metadata;
 mod stripes;
 
-use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::cell::Cell;
 use std::time::Duration;
 
 use evenkeel_journal::log::Halted;
-use evenkeel_journal::sync::{Signal, after_the_ready, join_all};
+use evenkeel_journal::sync::{Signal, after_the_ready, either, join_all};
 use evenkeel_journal::{BLOCK, Buf, Stripe, World};
 
 use super::Array;
+use super::background::{Courtesy, Rate};
 use crate::error::{ArrayError, ErrorKind};
 use crate::news;
 use crate::scrub::{Run, RunState, ScrubPage, Tally};
 use crate::status::ScrubStatus;
 
-/// The scrub pauses when a request took longer than this.
-pub const LATENCY_TARGET: Duration = Duration::from_millis(20);
-/// Its first pause; each further one is twice as long while requests are slow.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// Its longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Stripes that are looked at together, at most.
@@ -41,8 +37,6 @@ const SAVED_BYTES: u64 = 64 << 20;
 const SAVED_SHARE: u64 = 8;
 /// or after this time.
 const SAVED_TIME: Duration = Duration::from_secs(10);
-/// The rate is that of so long at least, and of twice as long at most.
-const RATE_TIME: Duration = Duration::from_secs(10);
 
 /// Why a scrub ends before it is through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,11 +67,8 @@ pub(super) struct Scrub {
     changed: Signal,
     /// Generation and place of its page.
     page: Cell<(u64, u8)>,
-    /// The slowest request since the last look.
-    slowest: Cell<Duration>,
-    pause: Cell<Duration>,
-    /// Moments with the bytes done by then, at most two.
-    marks: RefCell<Vec<(Duration, u64)>>,
+    pub courtesy: Courtesy,
+    rate: Rate,
     saved: Cell<(Duration, u64)>,
 }
 
@@ -90,9 +81,8 @@ impl Scrub {
             begun: Cell::new(false),
             changed: Signal::new(),
             page: Cell::new((0, 0)),
-            slowest: Cell::default(),
-            pause: Cell::default(),
-            marks: RefCell::default(),
+            courtesy: Courtesy::new(LONGEST_PAUSE),
+            rate: Rate::default(),
             saved: Cell::default(),
         }
     }
@@ -107,27 +97,8 @@ impl Scrub {
         self.changed.notify();
     }
 
-    /// A request took so long.
-    pub fn request_took(&self, time: Duration) {
-        self.slowest.set(self.slowest.get().max(time));
-    }
-
     fn run(&self) -> Run {
         self.now.get().expect("a scrub is under way")
-    }
-
-    /// The pause that follows, by how slow requests were since the last look.
-    fn next_pause(&self) -> Duration {
-        let (slowest, pause) = (self.slowest.take(), self.pause.get());
-        let next = if slowest > LATENCY_TARGET {
-            (pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
-        } else if pause > SHORTEST_PAUSE {
-            pause / 2
-        } else {
-            Duration::ZERO
-        };
-        self.pause.set(next);
-        next
     }
 }
 
@@ -240,9 +211,8 @@ impl<W: World> Array<W> {
         let scrub = &self.0.scrub;
         scrub.order.set(None);
         scrub.begun.set(false);
-        scrub.pause.take();
-        scrub.slowest.take();
-        scrub.marks.borrow_mut().clear();
+        scrub.courtesy.begin();
+        scrub.rate.begin();
         scrub.now.set(Some(run));
         let this = self.clone();
         self.0.world.spawn("scrub", async move { this.run_scrub().await });
@@ -315,12 +285,12 @@ impl<W: World> Array<W> {
     /// Pauses while requests are slow, and lets whoever is ready run in any case.
     async fn let_others_go_first(&self) -> Result<(), Break> {
         let scrub = &self.0.scrub;
-        let pause = scrub.next_pause();
+        let pause = scrub.courtesy.next_pause();
         if pause > Duration::ZERO && scrub.order.get().is_none() {
             either(self.0.world.sleep(pause), scrub.changed.wait()).await;
         }
         after_the_ready().await;
-        self.mark_scrub();
+        scrub.rate.mark(self.0.world.now(), scrub.run().done_bytes);
         match scrub.order.get() {
             Some(order) => Err(order),
             None if self.0.members.is_halted() => Err(Break::Halted),
@@ -381,7 +351,8 @@ impl<W: World> Array<W> {
         let run = scrub.now.get().or(scrub.last.get())?;
         let running = scrub.is_running();
         let total = if running { self.scrub_total(&run) } else { run.done_bytes };
-        let rate = if running { self.scrub_rate(&run) } else { 0 };
+        let now = self.0.world.now();
+        let rate = if running { scrub.rate.per_second(now, run.done_bytes) } else { 0 };
         Some(ScrubStatus {
             done_bytes: run.done_bytes,
             total_bytes: total,
@@ -409,63 +380,5 @@ impl<W: World> Array<W> {
             0
         };
         run.done_bytes + left + self.metadata_left(run.next)
-    }
-
-    /// Bytes a second over the last while, pauses included.
-    fn scrub_rate(&self, run: &Run) -> u64 {
-        let now = self.0.world.now();
-        let marks = self.0.scrub.marks.borrow();
-        let Some((then, bytes)) = marks.first() else { return 0 };
-        let (time, done) = (now - *then, run.done_bytes - bytes);
-        if time.is_zero() { 0 } else { (done as f64 / time.as_secs_f64()) as u64 }
-    }
-
-    fn mark_scrub(&self) {
-        let (now, done) = (self.0.world.now(), self.0.scrub.run().done_bytes);
-        let mut marks = self.0.scrub.marks.borrow_mut();
-        if marks.last().is_none_or(|(then, _)| now >= *then + RATE_TIME) {
-            if marks.len() == 2 {
-                marks.remove(0);
-            }
-            marks.push((now, done));
-        }
-    }
-}
-
-/// Waits for whichever ends first.
-async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
-    let (mut a, mut b) = (std::pin::pin!(a), std::pin::pin!(b));
-    std::future::poll_fn(|cx| {
-        let (a, b) = (a.as_mut().poll(cx), b.as_mut().poll(cx));
-        if a.is_ready() || b.is_ready() {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn it_pauses_longer_and_longer_while_requests_are_slow() {
-        let (scrub, ms) = (Scrub::new(), Duration::from_millis);
-        let after = |took: u64| {
-            scrub.request_took(ms(took));
-            scrub.request_took(ms(1));
-            scrub.next_pause()
-        };
-        assert_eq!(scrub.next_pause(), Duration::ZERO, "no requests");
-        assert_eq!(after(20), Duration::ZERO, "on target");
-        let slow: Vec<Duration> = (0..9).map(|_| after(21)).collect();
-        assert_eq!(slow, [10, 20, 40, 80, 160, 320, 640, 1000, 1000].map(ms));
-        let fine: Vec<Duration> = (0..8).map(|_| after(3)).collect();
-        let micros = [500_000, 250_000, 125_000, 62_500, 31_250, 15_625, 7812, 0];
-        let near = fine.iter().zip(micros).all(|(f, m)| f.as_micros() == m);
-        assert!(near, "{fine:?}");
-        assert_eq!(after(50), SHORTEST_PAUSE, "and from the beginning");
     }
 }

@@ -25,6 +25,7 @@ use evenkeel_journal::{Bounded, Buf, CommitNumber, Disk, DiskError, Lsn, MemberI
 use super::create::no_ring_memory;
 use super::locks::Locks;
 use super::lost::Marks;
+use super::rebuild::Rebuild;
 use super::salvage::{
     LOG_GOES_HOME, Salvage, UNEVEN_READ_ONLY, check_right_to_start, give_up_ring,
 };
@@ -161,6 +162,14 @@ pub async fn assemble<D: Disk>(
     for e in none {
         let why = e.message.replace(" Nothing was written.", "");
         notices.push(format!("Warning: {why} It is left out, and nothing is written to it."));
+    }
+    for i in &decision.left_out {
+        notices.push(format!(
+            "Warning: {} bears the array's UUID, but is no member of it: it was taken out, or was \
+             never quite taken in. It is left out, and nothing is written to it. To use it again, \
+             wipe it first (evenkeel destroy), or add it (evenkeel add).",
+            found[*i].path
+        ));
     }
     for i in &decision.stale {
         let (f, epoch) = (&found[*i], decision.epoch.epoch);
@@ -369,10 +378,20 @@ impl<W: World> Array<W> {
         // 4. Without the missing ones.
         if !options.read_only {
             let failed = |Halted| too_many("Recording the missing members");
+            // What is older was flushed on those that are absent, too.
+            let oldest = log.commits.first().map(|c| &c.header);
+            let tail = oldest.map_or(Lsn(0), |h| h.lsn_first.min(h.lsn_last.next()));
+            members.set_tail(if uneven { Lsn(0) } else { tail });
             let all = members.mark_in_force().await.map_err(failed)?;
             if !decision.absent().is_empty() || !all || uneven != sb.uneven || moving {
                 // Clean stays: nothing that could be lost is in the log before the ring is named.
-                members.advance_epoch(|s| s.uneven = uneven).await.map_err(failed)?;
+                let next = |s: &mut Superblock| {
+                    s.uneven = uneven;
+                    if uneven {
+                        all_is_missed(s);
+                    }
+                };
+                members.advance_epoch(next).await.map_err(failed)?;
             }
             // 5. Log devices flushed, damaged columns and pages rewritten, flushed.
             let dropped = if fence { &[][..] } else { &log.dropped };
@@ -486,6 +505,15 @@ async fn mend<W: World>(
     Ok(None)
 }
 
+/// Parity is made right again. Members that are out, and those that are being filled, miss that, and
+/// it has no number: so they have missed everything.
+fn all_is_missed(s: &mut Superblock) {
+    for entry in s.members.iter_mut().filter(|e| !e.state.serves()) {
+        entry.failed_at = Lsn(0);
+        entry.filling.iter_mut().for_each(|f| f.next = 0);
+    }
+}
+
 /// The second half of a start: everything is known, now it is set up.
 struct Started<'a, W: World> {
     world: &'a W,
@@ -552,6 +580,7 @@ impl<W: World> Started<'_, W> {
             lost: RefCell::new(Marks::found(recovered.lost)),
             sums: Sums::new(sums),
             scrub: Scrub::new(),
+            rebuild: Rebuild::new(),
             unreadable: RefCell::default(),
             slots,
             locks: Locks::default(),
@@ -562,6 +591,8 @@ impl<W: World> Started<'_, W> {
             checkpoint_lock: Lock::new(),
             destage_lock: Lock::new(),
             requests: Cell::new(0),
+            generation: Cell::new(0),
+            earlier: Cell::new(0),
             begun: Cell::new(0),
             stopping: Cell::new(false),
             stopped: Cell::new(false),
@@ -584,6 +615,9 @@ impl<W: World> Started<'_, W> {
             let named = members.advance_epoch(|s| {
                 (s.boot, s.run_dir, s.ring) = (identity.boot, identity.run_dir, ring_id);
                 s.geometry = g;
+                if self.uneven {
+                    all_is_missed(s);
+                }
                 (s.host, s.clean, s.uneven) = (identity.host, false, false);
             });
             named.await.map_err(|Halted| too_many("Naming the new ring"))?;
@@ -598,6 +632,7 @@ impl<W: World> Started<'_, W> {
         if !self.options.read_only {
             array.spawn_destage();
             array.wake_destage();
+            array.spawn_rebuild();
         }
         array.resume_scrub().await;
         Ok(array)

@@ -125,6 +125,11 @@ impl Sums {
         self.bad.borrow_mut().remove(&(member, at));
     }
 
+    /// Another disk has taken this member's place: what was said of the old one does not count.
+    pub fn forget_bad_of(&self, member: MemberIndex) {
+        self.bad.borrow_mut().retain(|(m, _), _| *m != member);
+    }
+
     /// Pages were written, or nothing will be any more.
     pub fn notify_saved(&self) {
         self.saved.notify();

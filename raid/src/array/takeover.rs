@@ -299,7 +299,11 @@ pub(super) async fn check_places<W: World>(
             })
             .collect();
         let wrong: Vec<usize> = (0..g.members())
-            .filter(|c| found[*c].is_none() && members.is_active(g.member_of(*slot, *c)))
+            .filter(|c| found[*c].is_none())
+            .filter(|c| {
+                let member = g.member_of(*slot, *c);
+                members.is_active(member) || members.twin_of(member).is_some()
+            })
             .collect();
         // Case RG: at most m chunks are wrong: they are made again.
         let views: Vec<Option<&[u8]>> = found.iter().map(|f| f.as_deref()).collect();
@@ -322,6 +326,13 @@ pub(super) async fn check_places<W: World>(
         }
         for (c, bytes) in wrong.into_iter().zip(made) {
             repairs.push((g.member_of(*slot, c), at, bytes.freeze()));
+        }
+        // What is being filled for one that is there was not looked at.
+        for (c, bytes) in found.into_iter().enumerate() {
+            let member = g.member_of(*slot, c);
+            if let Some(bytes) = bytes.filter(|_| members.twin_of(member).is_some()) {
+                repairs.push((member, at, bytes.freeze()));
+            }
         }
     }
     Ok(repairs)

@@ -25,7 +25,7 @@ enum End<T> {
 }
 
 impl<W: World> Members<W> {
-    /// Looks at all copies of the superblock on all active members and journal devices: each must be
+    /// Looks at all copies of the superblock on all members, journal devices and spares: each must be
     /// whole, and of the epoch in force. Writes those again that are not, unless it is to look only.
     ///
     /// # Errors
@@ -41,7 +41,7 @@ impl<W: World> Members<W> {
                 if self.is_halted() {
                     return Err(Halted);
                 }
-                let all = self.active().into_iter().filter(|m| !gone.contains(m));
+                let all = self.bearers().into_iter().filter(|m| !gone.contains(m));
                 let all: Vec<_> =
                     all.map(|m| self.scrub_copy(&s, m, name, place, check_only)).collect();
                 for done in join_all(all).await {
@@ -74,7 +74,9 @@ impl<W: World> Members<W> {
             End::Gone(e) => {
                 self.trouble(member, Doing::Read, at, e);
                 // One that only does not answer is failed where it can be spared, as for any read.
-                let spared = if self.is_journal(member) {
+                let spared = if member.at() >= self.0.table {
+                    true
+                } else if self.is_journal(member) {
                     self.gone_journals() < self.0.journals_out
                 } else {
                     self.gone_members() < self.0.parity

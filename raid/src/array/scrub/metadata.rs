@@ -30,10 +30,10 @@ const PAGES_AT_ONCE: u64 = 64;
 const COMMITS_AT_ONCE: usize = 16;
 
 /// A member's copy of a page.
-type Place = (MemberIndex, u64);
+pub(in crate::array) type Place = (MemberIndex, u64);
 
 impl<W: World> Array<W> {
-    fn map_and_roots(&self) -> u64 {
+    pub(in crate::array) fn map_and_roots(&self) -> u64 {
         self.0.geometry.map_pages() + self.0.geometry.root_pages()
     }
 
@@ -103,7 +103,7 @@ impl<W: World> Array<W> {
 
     // ---- pages ----
 
-    fn active_copies(&self, copies: Vec<Place>) -> Vec<Place> {
+    pub(in crate::array) fn active_copies(&self, copies: Vec<Place>) -> Vec<Place> {
         copies.into_iter().filter(|(m, _)| self.0.members.is_active(*m)).collect()
     }
 
@@ -121,7 +121,7 @@ impl<W: World> Array<W> {
     }
 
     /// Roots and map pages: every active member that has a copy must bear the newest generation.
-    async fn scrub_map_pages(
+    pub(in crate::array) async fn scrub_map_pages(
         &self,
         pages: std::ops::Range<u64>,
         check_only: bool,
@@ -188,6 +188,11 @@ impl<W: World> Array<W> {
         if right { MapCopy::Right(b) } else { MapCopy::Wrong }
     }
 
+    /// A copy of a page, if it is whole and the newest.
+    pub(in crate::array) async fn whole_map_copy(&self, copy: Place, home: Head) -> Option<Slice> {
+        self.read_map_copy(copy, home).await.whole().cloned()
+    }
+
     /// A block; a read may fail once.
     async fn read_twice(&self, member: MemberIndex, at: u64) -> Option<Slice> {
         for _ in 0..2 {
@@ -201,7 +206,7 @@ impl<W: World> Array<W> {
     /// Pages of checksums: every active member that has a copy of one that is needed must bear one
     /// that counts. Those that are older than they might be are renewed, too, and not counted: a
     /// crash leaves them.
-    async fn scrub_sum_pages(
+    pub(in crate::array) async fn scrub_sum_pages(
         &self,
         pages: std::ops::Range<u64>,
         check_only: bool,
@@ -301,6 +306,11 @@ impl<W: World> Array<W> {
         }
         tally.mismatches += beyond.iter().map(|(_, columns)| columns).sum::<u64>();
         if !check_only {
+            let name = self.name();
+            self.0.members.tell(format!(
+                "Array {name}: what it holds is brought to its place from memory, so that it is not \
+                 needed any more."
+            ));
             self.leave_the_log_behind().await?;
         }
         for (number, columns) in beyond {
@@ -380,12 +390,10 @@ impl<W: World> Array<W> {
     }
 
     /// Brings everything that the log holds to its place, so that no start needs what is in it now.
-    async fn leave_the_log_behind(&self) -> Result<(), Halted> {
-        let name = self.name();
-        self.0.members.tell(format!(
-            "Array {name}: what it holds is brought to its place from memory, so that it is not \
-             needed any more."
-        ));
+    ///
+    /// # Errors
+    /// `Halted` if too many members fail.
+    pub(in crate::array) async fn leave_the_log_behind(&self) -> Result<(), Halted> {
         let end = self.0.journal.last_lsn();
         // Rows that cannot be destaged stay in the log; then the commit counts as beyond repair.
         let _ = self.destage_all().await;

@@ -6,7 +6,6 @@ use evenkeel_raid::codec::Level;
 use evenkeel_raid::geometry::{Geometry, LOG_OFFSET, LogHome, SUPERBLOCK_A, SUPERBLOCK_BYTES};
 use evenkeel_raid::page::{self, Head, PAGE_CHECKSUMS, PAGE_MAGIC, PAGE_MAP, PAGE_ROOT};
 use evenkeel_raid::scrub::{Run, RunState, ScrubPage, Tally};
-use evenkeel_raid::status::MemberState;
 use evenkeel_raid::superblock::{MAGIC, MemberEntry, Phase, Superblock};
 
 use crate::hostile::seal_superblock;
@@ -21,11 +20,7 @@ pub fn sample(level: Level, data: usize, parity: usize, journals: usize) -> Supe
     if journals > 0 {
         geometry = geometry.with_journals(journals, 1 << 30, None).expect("it fits");
     }
-    let member = |i: usize| MemberEntry {
-        uuid: 100 + i as u128,
-        state: MemberState::Active,
-        failed_at: Lsn(0),
-    };
+    let member = |i: usize| MemberEntry::active(100 + i as u128);
     Superblock {
         array: ARRAY,
         index: 0,
