@@ -102,7 +102,7 @@ fn what_a_daemon_prints_is_as_the_schema_says() {
         done_bytes: 1,
         total_bytes: u64::MAX,
         bytes_per_s: 3,
-        eta_s: 4,
+        eta_s: Some(4),
     });
     status.scrub = Some(ScrubStatus {
         running: true,
