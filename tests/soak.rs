@@ -4,9 +4,15 @@
 use evenkeel_tests::soak::plan::parse_ranges;
 use evenkeel_tests::soak::{Plan, Tally, sail};
 
+/// The seeds below are of a time when nothing was done to the members.
 fn passes(seed: u64, without: &str) -> Tally {
+    passes_plan(Plan::new(seed).without_spares(), without)
+}
+
+fn passes_plan(plan: Plan, without: &str) -> Tally {
     let mut tally = Tally::default();
-    let plan = Plan::new(seed).without(&parse_ranges(without).expect("ranges"));
+    let seed = plan.seed;
+    let plan = plan.without(&parse_ranges(without).expect("ranges"));
     if let Err(e) = sail(&plan, false, &mut tally) {
         panic!("seed {seed}: {e}");
     }
@@ -16,7 +22,7 @@ fn passes(seed: u64, without: &str) -> Tally {
 #[test]
 fn some_seeds_pass() {
     let mut all = Tally::default();
-    (1..=16).for_each(|seed| all.merge(&passes(seed, "")));
+    (1..=16).for_each(|seed| all.merge(&passes_plan(Plan::new(seed), "")));
     assert!(all.number("crash points") > 10_000 && all.number("contents judged") > 300);
 }
 
@@ -24,7 +30,7 @@ fn some_seeds_pass() {
 #[test]
 fn a_seed_is_always_the_same_run() {
     for seed in [3, 17, 40] {
-        assert_eq!(passes(seed, ""), passes(seed, ""));
+        assert_eq!(passes_plan(Plan::new(seed), ""), passes_plan(Plan::new(seed), ""));
     }
 }
 

@@ -299,6 +299,7 @@ fn run(args: &Args) -> bool {
         for (name, first) in [
             ("fault", "fault, while the array is"),
             ("outcome", "fault, and what came of it"),
+            ("order", "what a person does to the members"),
             ("cut", "crash, while the array is"),
             ("refused", "what must be refused"),
             ("beyond", "beyond the promise"),

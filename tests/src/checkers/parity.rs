@@ -18,6 +18,7 @@ const COPY_B: u64 = 65536;
 /// Member sizes are rounded down to this; copy C lies at the end.
 const GRAIN: u64 = 65536;
 const ACTIVE: u8 = 1;
+const FAILING: u8 = 4;
 const IN_FORCE: u32 = 2;
 const MAP_PAGE: usize = 2;
 /// Entries of a map page.
@@ -81,7 +82,7 @@ impl Head {
         u64::from(u32_at(&self.bytes, 160)) * PAGE as u64
     }
     fn is_active(&self, member: usize) -> bool {
-        self.bytes[2048 + member * 56 + 16] == ACTIVE
+        [ACTIVE, FAILING].contains(&self.bytes[2048 + member * 56 + 16])
     }
     fn is_clean(&self) -> bool {
         u32_at(&self.bytes, 108) & 1 == 1

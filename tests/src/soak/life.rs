@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use evenkeel_journal::World;
-use evenkeel_raid::status::MemberState;
 use evenkeel_raid::{Ack, Array, ArrayError, ErrorKind, StartOptions};
 
+use super::orders;
 use super::plan::{Life, When};
 use super::tally::Tally;
 use super::trouble::{Kind, Trouble};
@@ -58,6 +58,8 @@ pub(super) struct Cast {
     pub(super) dirty: bool,
     /// Whether no disk was ever wrong without a word.
     pub(super) honest: bool,
+    /// Further disks that spares are made of.
+    pub(super) spares: usize,
 }
 
 /// What is shared by the tasks of a life.
@@ -127,6 +129,8 @@ pub(super) struct Ran {
     pub(super) story: Vec<String>,
     /// Disks that are active, at the start and at the end.
     pub(super) active: (BTreeSet<usize>, BTreeSet<usize>),
+    /// From which event on nobody was out, and the disk of each member and journal device then.
+    pub(super) whole: Option<(u64, Vec<usize>)>,
     /// What the device held at the end, if it could all be read.
     pub(super) content: Option<Rc<Vec<u8>>>,
     /// Whether it was scrubbed to the end with honest disks, and stopped.
@@ -197,8 +201,15 @@ pub(super) async fn open(
 pub(super) fn active(device: &Evenkeel, disks: usize) -> BTreeSet<usize> {
     let members = device.array().status().members;
     let id = |path: &str| (0..disks).find(|d| crate::sim::path_of(*d) == path);
-    let on = members.iter().filter(|m| m.state == MemberState::Active);
+    let on = members.iter().filter(|m| m.state.serves());
     on.filter_map(|m| id(&m.path)).collect()
+}
+
+/// The disks of all members and journal devices that are active, in their order.
+fn holders(device: &Evenkeel, disks: usize) -> Vec<usize> {
+    let members = device.array().status().members;
+    let id = |path: &str| (0..disks).find(|d| crate::sim::path_of(*d) == path);
+    members.iter().filter(|m| m.state.serves()).filter_map(|m| id(&m.path)).collect()
 }
 
 /// One client's requests. `may_fail` says whether a request may be answered with an error now.
@@ -397,7 +408,8 @@ pub(super) fn run(
     let setup = setup.clone();
     let ends = sim.run(LIMIT, async move {
         let (shared, cast) = (own, told);
-        let total = setup.members() + setup.journals;
+        let seats = setup.members() + setup.journals;
+        let total = seats + cast.spares;
         let (device, _) = open(&world, &disks, &entry).await?;
         shared.started.set(Some(world.events()));
         shared.enter(&world, Phase::Serving);
@@ -417,10 +429,24 @@ pub(super) fn run(
             let all = broken.union(&taken).filter(|d| **d < n).count();
             all > m
         });
+        if cast.spares > 0 && cast.beyond.is_empty() {
+            let (own, n) = (Rc::clone(&shared), setup.members());
+            let tell = move |done: orders::Done| {
+                let how = match done.how {
+                    Ok(()) => "done".to_owned(),
+                    Err(kind) => format!("refused: {kind:?}"),
+                };
+                own.story.borrow_mut().push(format!("{}: {how}", done.what));
+                own.tally.borrow_mut().count(&format!("order/{}/{how}", done.what));
+            };
+            let (own, who) = (world.clone(), cast.clone());
+            let orders = orders::give_some(own, device.clone(), who, n, seed, tell);
+            world.spawn("orders", orders);
+        }
         clients(&world, &device, lists.collect(), &oracle, &shared, &may_fail).await;
         if !cast.beyond.is_empty() {
             look_at_what_is_left(&device, &oracle, &shared, &may_fail).await;
-            return Ok((begins, active(&device, total), None, false, false));
+            return Ok((begins, active(&device, total), None, false, false, None));
         }
         let content = read_all(&device).await.map_err(|e| whole_story(e, &device))?;
         oracle
@@ -432,6 +458,16 @@ pub(super) fn run(
             return Err(whole_story(e, &device));
         }
         bounds(&device)?;
+        let mut whole = None;
+        if cast.spares > 0 && seed % 3 > 0 {
+            // If disks fail meanwhile, there may be none left to take places.
+            let _ = device.array().rebuilt().await;
+            let holders = holders(&device, total);
+            if holders.len() == seats {
+                shared.tally.borrow_mut().count("n/arrays whole again, or still");
+                whole = Some((world.events(), holders));
+            }
+        }
         let (mut scrubbed, mut honest_since) = (false, 0);
         if life.scrub {
             shared.enter(&world, Phase::Scrubbing);
@@ -466,14 +502,15 @@ pub(super) fn run(
         }
         // In the scrub or the stop a disk may have gone wrong again.
         scrubbed &= !shared.happened.borrow().iter().any(|h| h.1.lies() && h.0 >= honest_since);
-        Ok((begins, ends, Some(Rc::new(content)), scrubbed, life.stop))
+        whole = whole.filter(|_| ends.len() == seats);
+        Ok((begins, ends, Some(Rc::new(content)), scrubbed, life.stop, whole))
     });
     *shared.device.borrow_mut() = None;
     let ends = ends.map_err(|stop| stop.to_string()).and_then(|inner| inner);
     let wrong = shared.wrong.borrow_mut().take();
     let ends = if let Some(wrong) = wrong { Err(wrong) } else { ends };
     let story = shared.story.borrow().join("; ");
-    let (begins, ended, content, scrubbed, stopped) =
+    let (begins, ended, content, scrubbed, stopped, whole) =
         ends.map_err(|e| format!("{e} [troubles so far: {story}]"))?;
     Ok(Ran {
         shots: sim.recorded(),
@@ -482,6 +519,7 @@ pub(super) fn run(
         happened: shared.happened.borrow().clone(),
         story: shared.story.borrow().clone(),
         active: (begins, ended),
+        whole,
         content,
         scrubbed,
         stopped,

@@ -3,6 +3,7 @@
 //!
 //! - [`geometry`] draws the array; [`plan`] its lives, requests and troubles;
 //! - [`trouble`] does a fault of the model to a disk; `life` runs one life and keeps its crash states;
+//! - `orders` does what a person does to the members; `seats` says which disk is which then;
 //! - [`voyage`] goes from life to life and looks at crash states; `probe` at what must be refused;
 //! - [`tally`] counts. The command is `evenkeel-sim` (`src/bin/evenkeel-sim.rs`).
 //!
@@ -11,8 +12,10 @@
 
 pub mod geometry;
 mod life;
+mod orders;
 pub mod plan;
 mod probe;
+mod seats;
 pub mod tally;
 pub mod trouble;
 pub mod voyage;

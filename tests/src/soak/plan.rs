@@ -60,6 +60,8 @@ pub struct Plan {
     pub size: u64,
     /// Its lives.
     pub lives: Vec<Life>,
+    /// Further disks, which a person adds, and which take places; none: the members stay what they are.
+    pub spares: usize,
 }
 
 fn size_of(setup: &Setup) -> u64 {
@@ -196,7 +198,15 @@ impl Plan {
             let last = number + 1 == count;
             Plan::life(rng, number, &setup, size, beyond && last)
         });
-        Plan { seed, size, lives: lives.collect(), setup: setup.clone() }
+        let spares = [0, 0, 1, 2][Rng::new(hash(&[seed, 0x50a6])).index(4)];
+        Plan { seed, size, lives: lives.collect(), setup: setup.clone(), spares }
+    }
+
+    /// The same without anything that is done to the members.
+    #[must_use]
+    pub fn without_spares(mut self) -> Plan {
+        self.spares = 0;
+        self
     }
 
     fn life(mut rng: Rng, number: u64, setup: &Setup, size: u64, beyond: bool) -> Life {

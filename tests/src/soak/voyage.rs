@@ -14,11 +14,12 @@ use evenkeel_raid::StartOptions;
 use super::life::{Cast, Entry, LIMIT, Ran, open, options, run};
 use super::plan::{Life, Plan};
 use super::tally::Tally;
-use super::{probe, trouble::Kind};
+use super::{probe, seats, trouble::Kind};
 use crate::crash::run::read_all;
+use crate::evenkeel::Evenkeel;
 use crate::oracle::{Floor, Oracle};
 use crate::rng::{Rng, hash};
-use crate::sim::{Fault, Mode, Reset, Simulation, Snapshot, Survivors};
+use crate::sim::{DiskImage, Fault, Mode, Reset, Simulation, Snapshot, Survivors};
 use crate::subject::{Setup, Subject};
 
 /// Crash states that are looked at in a life.
@@ -106,10 +107,13 @@ pub(super) struct Voyage<'a> {
 /// What is wrong, and in which life.
 pub fn sail(plan: &Plan, verbose: bool, tally: &mut Tally) -> Result<(), String> {
     let setup = &plan.setup;
-    let sim = Simulation::new(hash(&[plan.seed, 1]), &setup.empty());
+    let mut empty = setup.empty();
+    let seats = setup.members() + setup.journals;
+    let spare = |i: usize| DiskImage::empty(seats + i, setup.member + (i as u64) * 65536);
+    empty.disks.extend((0..plan.spares).map(spare));
+    let sim = Simulation::new(hash(&[plan.seed, 1]), &empty);
     let (world, disks, own, mark) = (sim.world(), sim.disks(), setup.clone(), sim.mark());
-    let made = sim
-        .run(LIMIT, async move { crate::evenkeel::Evenkeel::create(&world, &disks, &own).await });
+    let made = sim.run(LIMIT, async move { Evenkeel::create(&world, &disks[..seats], &own).await });
     made.map_err(|s| s.to_string())?.map_err(|e| format!("create: {e}"))?;
     let floor = Floor::Acknowledged;
     let judge = Judge { oracle: Oracle::new(plan.size, mark), mark: 0, floor, power: floor };
@@ -194,7 +198,13 @@ impl Voyage<'_> {
             rng.shuffle(&mut beyond);
             beyond.truncate(1 + rng.index(beyond.len().max(1)));
         }
-        (Cast { victims, taken, beyond, dirty: !self.dirty.is_empty(), honest: self.honest }, lost)
+        let spares = if life.beyond { 0 } else { self.plan.spares };
+        let seats = self.plan.setup.members() + self.plan.setup.journals;
+        let mut own = Rng::new(self.seed(life, 4));
+        // They only ever take places of members that may be lost, so they may fail as well.
+        victims.extend((seats..seats + spares).filter(|_| own.one_in(4)));
+        let (dirty, honest) = (!self.dirty.is_empty(), self.honest);
+        (Cast { victims, taken, beyond, dirty, honest, spares }, lost)
     }
 
     fn live(&mut self, life: &Life) -> Result<(), String> {
@@ -340,8 +350,17 @@ impl Voyage<'_> {
             self.tally.count(&format!("cut/{}/{phase}", mode_name(mode)));
             self.say(|| format!("  state {i}: event {} ({phase}), {mode}", shot.event));
             let served = ran.started.is_some_and(|started| shot.event > started);
-            let taken = if served { &taken } else { &before_reset };
-            self.look(&found, &judge, taken, life.beyond, rng)
+            let whole = ran.whole.as_ref().filter(|(since, _)| shot.event > *since);
+            let own;
+            let (taken, seats) = match whole {
+                Some((_, holders)) => {
+                    own = self.taken_of_whole(ran, holders);
+                    self.tally.count("n/crash states of arrays that were whole again");
+                    (&own, Some(&holders[..]))
+                }
+                None => (if served { &taken } else { &before_reset }, None),
+            };
+            self.look(&found, &judge, taken, seats, life.beyond, rng)
                 .map_err(|e| format!("{e} [crash at event {}, {mode}]", shot.event))?;
             let mut own = Rng::new(self.seed(life, 100 + i as u64));
             if taken.is_empty() && own.one_in(8) {
@@ -371,7 +390,7 @@ impl Voyage<'_> {
             if self.plan.setup.checksums && rng.one_in(3) {
                 probe::too_many_lies(self, &found, content, rng)?;
             }
-            self.look(&found, &self.judge.clone(), &taken, life.beyond, rng)
+            self.look(&found, &self.judge.clone(), &taken, None, life.beyond, rng)
                 .map_err(|e| format!("{e} [after the stop]"))?;
         }
         // The parts of the next life.
@@ -392,7 +411,38 @@ impl Voyage<'_> {
         let gone = before.disks.iter().filter(|d| absent.contains(&d.id)).cloned();
         found.disks.extend(gone);
         self.left = found;
+        if self.plan.spares > 0 {
+            self.settle(ran.started.is_some_and(|started| event > started), &broken);
+        }
         Ok(())
+    }
+
+    /// Members of a whole array that are not to be counted on: those whose disks are wrong in places, or
+    /// fail.
+    fn taken_of_whole(&self, ran: &Ran, holders: &[usize]) -> BTreeSet<usize> {
+        let sick = |disk: &usize| {
+            let own = ran.happened.iter().filter(|h| h.2 == *disk);
+            self.dirty.contains(disk) || own.into_iter().any(|h| h.1.lies() || h.1.fails())
+        };
+        holders.iter().enumerate().filter(|(_, disk)| sick(disk)).map(|(seat, _)| seat).collect()
+    }
+
+    /// Disks may have taken places: who is who from now on.
+    fn settle(&mut self, served: bool, broken: &[usize]) {
+        let all = self.plan.setup.members() + self.plan.setup.journals;
+        let Some(seats) = seats::look(&self.left.disks, all) else { return };
+        let numbers = seats::settle(&mut self.left, &seats);
+        let now = |disks: &BTreeSet<usize>| -> BTreeSet<usize> {
+            disks.iter().filter_map(|d| numbers.get(d).copied()).filter(|d| *d < all).collect()
+        };
+        self.dirty = now(&self.dirty);
+        let changed: BTreeSet<usize> = (0..all).filter(|d| numbers.get(d) != Some(d)).collect();
+        if served {
+            self.out = now(&broken.iter().copied().collect());
+        } else {
+            self.out.retain(|d| *d < all && !changed.contains(d));
+        }
+        self.out.extend(seats.out);
     }
 
     /// Starts from a crash state with several sets of further disks lost: what is there is right,
@@ -402,6 +452,7 @@ impl Voyage<'_> {
         found: &Survivors,
         judge: &Judge,
         taken: &BTreeSet<usize>,
+        seats: Option<&[usize]>,
         beyond: bool,
         rng: &mut Rng,
     ) -> Result<(), String> {
@@ -418,6 +469,9 @@ impl Voyage<'_> {
             let durable = rng.one_in(2);
             let options = StartOptions { read_only, ..options(rng, durable) };
             let entry = self.entry(options, &lost, taken);
+            if let Some(seats) = seats {
+                lost.iter_mut().for_each(|seat| *seat = seats[*seat]);
+            }
             let from = found.without(&lost).shuffled(rng.draw());
             let sim = Simulation::new(rng.draw(), &from);
             let (world, disks) = (sim.world(), sim.disks());

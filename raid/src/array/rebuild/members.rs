@@ -3,14 +3,17 @@
 //! What must hold: everything is checked before the first byte is written; a disk that was a member
 //! gets only what it missed, but only if it is known to have missed nothing else.
 
+use std::time::Duration;
+
 use evenkeel_journal::log::Halted;
-use evenkeel_journal::{Buf, Disk, Lsn, MemberIndex, World};
+use evenkeel_journal::{Bounded, Buf, Disk, Lsn, MemberIndex, World};
 
 use super::super::Array;
 use super::super::start::find;
 use crate::epoch::Found;
 use crate::error::{ArrayError, ErrorKind};
 use crate::geometry::{MEMBER_GRAIN, SUPERBLOCK_BYTES};
+use crate::hung::IO_TIMEOUT;
 use crate::status::MemberState;
 use crate::superblock::{Phase, Superblock};
 
@@ -182,7 +185,7 @@ impl<W: World> Array<W> {
                 "The member table is full. Remove a spare, or one that has failed.",
             );
         }
-        match find(disk).await {
+        match find(&Bounded::new(&self.0.world, disk, self.bound())).await {
             Ok(found) => self.past_of(&found, &facts.path),
             // It bears no superblock, or none that is whole: what else is on it was looked at before.
             Err(e) if e.kind == ErrorKind::Foreign => Ok(Past::None),
@@ -248,6 +251,10 @@ impl<W: World> Array<W> {
         Ok(Past::Member(member, missed_from))
     }
 
+    fn bound(&self) -> Duration {
+        self.0.options.io_timeout.unwrap_or(IO_TIMEOUT)
+    }
+
     async fn take_in(&self, disk: W::Disk, path: &str) -> Result<MemberIndex, ArrayError> {
         let failed = || {
             let text = format!("{path} failed while it was taken in; it is left out.");
@@ -257,6 +264,7 @@ impl<W: World> Array<W> {
         let end = disk.facts().bytes / MEMBER_GRAIN * MEMBER_GRAIN - SUPERBLOCK_BYTES;
         if end > self.0.geometry.member_bytes - SUPERBLOCK_BYTES {
             let zeros = Buf::zeroed(SUPERBLOCK_BYTES as usize).freeze();
+            let disk = Bounded::new(&self.0.world, &disk, self.bound());
             disk.write(end, vec![zeros]).await.map_err(|_| failed())?;
             disk.flush().await.map_err(|_| failed())?;
         }
