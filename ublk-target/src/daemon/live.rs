@@ -71,7 +71,7 @@ impl Live {
         let live = self.clone();
         self.0.world.spawn("news", async move {
             loop {
-                note(&live.0.array.news().await);
+                note(&live.0.array.news().await.sentence);
             }
         });
     }

@@ -18,6 +18,7 @@ use evenkeel_journal::{
 
 use super::super::Array;
 use super::Break;
+use crate::event::{Event, EventKind};
 use crate::geometry::SUPERBLOCK_BYTES;
 use crate::map::write_pages;
 use crate::members::{Columns, Members};
@@ -349,7 +350,7 @@ impl<W: World> Array<W> {
                     "Array {}: commit {number} of the log is not whole any more on the disks.",
                     self.name()
                 );
-                members.tell(text);
+                members.tell(Event::of_array(EventKind::Mismatch, text));
                 return Ok(Err(columns as u64));
             }
         };
@@ -381,11 +382,12 @@ impl<W: World> Array<W> {
 
     /// Brings everything that the log holds to its place, so that no start needs what is in it now.
     async fn leave_the_log_behind(&self) -> Result<(), Halted> {
-        let name = self.name();
-        self.0.members.tell(format!(
-            "Array {name}: what it holds is brought to its place from memory, so that it is not \
-             needed any more."
-        ));
+        let text = format!(
+            "Array {}: what it holds is brought to its place from memory, so that it is not needed \
+             any more.",
+            self.name()
+        );
+        self.0.members.tell(Event::of_array(EventKind::Note, text));
         let end = self.0.journal.last_lsn();
         // Rows that cannot be destaged stay in the log; then the commit counts as beyond repair.
         let _ = self.destage_all().await;
