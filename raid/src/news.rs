@@ -223,15 +223,25 @@ pub(crate) fn sums_lost(array: &str, page: u64) -> Event {
     Event::of_array(EventKind::Mismatch, sentence)
 }
 
-/// A scrub begins.
-pub(crate) fn scrub_begins(array: &str, check_only: bool, sums: bool) -> Event {
+/// A scrub begins; `overdue`: by itself, since there was none for so long.
+pub(crate) fn scrub_begins(
+    array: &str,
+    check_only: bool,
+    sums: bool,
+    overdue: Option<Duration>,
+) -> Event {
     let what = if sums {
         "every block in use is compared with its checksum"
     } else {
         "the parity of every stripe in use is compared with its data"
     };
     let then = if check_only { "only looked at" } else { "made right" };
-    let sentence = format!("Array {array}: a scrub begins: {what}, and what is wrong is {then}.");
+    let why = overdue.map_or_else(String::new, |every| {
+        let days = every.as_secs_f64() / 86_400.0;
+        format!(" It is begun by itself, since there was none for {days} days (--scrub-every).")
+    });
+    let sentence =
+        format!("Array {array}: a scrub begins: {what}, and what is wrong is {then}.{why}");
     Event::of_array(EventKind::ScrubStarted, sentence)
 }
 
@@ -309,7 +319,7 @@ mod tests {
             (halted(&away(1), 1, 3), EventKind::Halted, Some("/0")),
             (unreadable("/a", 0, DiskError::Gone), EventKind::ReadError, Some("/a")),
             (wrong("x", "/a", 0, "a block", 1), EventKind::Mismatch, Some("/a")),
-            (scrub_begins("x", false, true), EventKind::ScrubStarted, None),
+            (scrub_begins("x", false, true, None), EventKind::ScrubStarted, None),
         ] {
             assert_eq!((event.kind, event.member.as_deref()), (kind, member), "{event:?}");
         }

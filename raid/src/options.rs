@@ -53,6 +53,8 @@ pub struct StartOptions {
     /// How long an operation on a member may take before the member counts as failed; None:
     /// [`crate::hung::IO_TIMEOUT`].
     pub io_timeout: Option<std::time::Duration>,
+    /// A scrub is begun by itself when the last one ended so long ago; None: never.
+    pub scrub_every: Option<std::time::Duration>,
 }
 
 /// What is being done while an array starts.

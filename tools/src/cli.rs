@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -48,7 +49,7 @@ Examples:
 const AFTER_SCRUB: &str = "\
 It goes on in the background, pauses while requests are slow, and goes on after a restart (not where
 the array has no checksums). `status` shows how far it is and what it found; `wait NAME scrub` waits
-for its end.
+for its end. One begins by itself a month after the last one (start --scrub-every).
 
 Examples:
   evenkeel scrub data && evenkeel wait data scrub && evenkeel status data
@@ -210,6 +211,22 @@ pub struct StartArgs {
     /// Default: 64M.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub checksum_cache: Option<u64>,
+    /// Begin a scrub when the last one ended so many days ago; 0: never. Before the first one the
+    /// array's creation counts; without checksums the start does, and the scrub only looks.
+    #[arg(long, value_name = "DAYS", default_value = "30", value_parser = parse_days)]
+    pub scrub_every: Days,
+}
+
+/// `--scrub-every`: None is never.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Days(pub Option<Duration>);
+
+fn parse_days(text: &str) -> Result<Days, String> {
+    let days: f64 = text.parse().map_err(|_| "a number of days is wanted".to_owned())?;
+    if !(0.0..=36_500.0).contains(&days) {
+        return Err("it is 0 to 36500 days".to_owned());
+    }
+    Ok(Days((days > 0.0).then(|| Duration::from_secs_f64(days * 86_400.0))))
 }
 
 /// `stop`
@@ -329,4 +346,20 @@ pub struct DestroyArgs {
     /// Members of arrays that are stopped.
     #[arg(required = true, value_name = "DISK")]
     pub disks: Vec<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_a_number_and_0_is_never() {
+        let days = |text| parse_days(text).ok().map(|d| d.0);
+        assert_eq!(days("0"), Some(None));
+        assert_eq!(days("30"), Some(Some(Duration::from_secs(30 * 86_400))));
+        assert_eq!(days("0.5"), Some(Some(Duration::from_secs(43_200))));
+        for bad in ["-1", "36501", "NaN", "inf", "a month", ""] {
+            assert_eq!(days(bad), None, "{bad}");
+        }
+    }
 }

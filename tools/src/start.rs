@@ -48,6 +48,7 @@ pub fn run(args: &StartArgs) -> Outcome {
             force: args.force,
             checksum_cache: args.checksum_cache,
             io_timeout,
+            scrub_every: args.scrub_every.0,
         },
         ack,
         via: match args.via {

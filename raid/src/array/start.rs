@@ -600,6 +600,7 @@ impl<W: World> Started<'_, W> {
             array.wake_destage();
         }
         array.resume_scrub().await;
+        array.spawn_scrub_clock();
         Ok(array)
     }
 }
