@@ -26,6 +26,19 @@ Exit codes:
   12 foreign, duplicate       18 ublk not available
      or cloned member";
 
+const AFTER_START: &str = "\
+The program of --hook is run on every event, one run at a time, as mdadm --monitor runs one:
+  PROGRAM EVENT DEVICE [MEMBER]
+with the event as a sentence in $EVENKEEL_SENTENCE and the array's name in $EVENKEEL_ARRAY. EVENT is
+one of mdadm's names (NewArray, DegradedArray, DeviceDisappeared, Fail) or of our own (ScrubStarted,
+ScrubFinished, Mismatch, Healed, ReadError, Frozen, Thawed, Halted, Note).
+
+/etc/evenkeel.conf ($EVENKEEL_CONF names another) is optional: a line each for disks that a start
+by name looks at besides the block devices, and one line for the hook of all arrays:
+  # comment
+  /srv/disk0
+  PROGRAM /usr/local/sbin/array-event";
+
 const AFTER_CREATE: &str = "\
 Everything is checked before the first byte is written: a disk that is in use (13), is given twice
 by whatever path (12), carries something else (16, unless forced) or is too small (15) is refused.
@@ -77,6 +90,7 @@ pub enum Verb {
     #[command(after_help = AFTER_CREATE)]
     Create(CreateArgs),
     /// Start an array and print its device or socket once it serves.
+    #[command(after_help = AFTER_START)]
     Start(StartArgs),
     /// Stop an array: everything goes to its place and the members are marked clean.
     Stop(StopArgs),
@@ -211,6 +225,13 @@ pub struct StartArgs {
     /// Default: 64M.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub checksum_cache: Option<u64>,
+    /// Run this program on every event. Default: that of the PROGRAM line in /etc/evenkeel.conf, if
+    /// there is one.
+    #[arg(long, value_name = "PROGRAM")]
+    pub hook: Option<PathBuf>,
+    /// How long the hook may take for an event before it is killed, in seconds. Default: 60.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub hook_timeout: Option<u64>,
     /// Begin a scrub when the last one ended so many days ago; 0: never. Before the first one the
     /// array's creation counts; without checksums the start does, and the scrub only looks.
     #[arg(long, value_name = "DAYS", default_value = "30", value_parser = parse_days)]
