@@ -1,6 +1,7 @@
 //! The tests on simulated disks, in one program: each would compile the whole array anew.
 
 mod array_survives;
+mod due_scrubs;
 mod extents;
 mod failing_members;
 mod journal_devices;

@@ -46,7 +46,8 @@ pub trait World: Clone + 'static {
 
     /// Time since some fixed moment; never goes back.
     fn now(&self) -> Duration;
-    /// Seconds since 1970, for time stamps that people read; nothing depends on it.
+    /// Seconds since 1970, for time stamps that people read, and for what is done now and then; it
+    /// may be wrong, and nothing that must hold depends on it.
     fn wall_clock(&self) -> u64;
     /// Ends after `d`.
     fn sleep(&self, d: Duration) -> impl Future<Output = ()> + 'static;

@@ -106,9 +106,15 @@ impl<W: World> Members<W> {
         }
         let recorded = self.superblock();
         let left = self.can_lose();
-        for (m, entry) in self.0.members.borrow_mut().iter_mut().zip(&recorded.members) {
+        let table = recorded.geometry.table();
+        for (i, m) in self.0.members.borrow_mut().iter_mut().enumerate() {
+            let Some(entry) = recorded.members.get(i) else { break };
             if m.state == entry.state && std::mem::take(&mut m.being_failed) {
-                self.0.news.tell(news::failed(&m.path(), m.trouble, recorded.epoch, left));
+                self.0.news.tell(if i < table {
+                    news::failed(&m.path(), m.trouble, recorded.epoch, left)
+                } else {
+                    news::spare_failed(&recorded.name, &m.path(), m.trouble)
+                });
             }
             if !m.state.bears_epochs() && !m.being_failed {
                 // What is still under way keeps the disk, and its lock, until it has ended.

@@ -5,7 +5,7 @@
 //! - [`geometry`] where everything lies; [`superblock`] what a member says of itself; [`epoch`] which
 //!   membership is in force; [`mod@locate`] where a byte of the device lies;
 //! - [`mod@array`] requests, cache, destage, start and stop; [`scrub`] how far a scrub is;
-//! - [`options`], [`status`], [`error`] what goes in and what comes out.
+//! - [`options`], [`status`], [`event`], [`error`] what goes in and what comes out.
 
 mod advance;
 pub mod array;
@@ -13,6 +13,7 @@ pub mod checksums;
 pub mod codec;
 pub mod epoch;
 pub mod error;
+pub mod event;
 pub mod geometry;
 pub mod hung;
 pub mod locate;
@@ -33,6 +34,7 @@ pub use array::{
     TransactionError, TransactionSize, assemble, create, create_with_journals, locate, plan,
 };
 pub use error::{ArrayError, ErrorKind, RequestError};
+pub use event::{Event, EventKind};
 pub use locate::Located;
 pub use options::{Ack, CreateOptions, Progress, StartOptions};
 pub use status::Status;

@@ -21,6 +21,7 @@ use evenkeel_journal::sync::{Lock, Signal, join_all};
 use evenkeel_journal::{BLOCK, Buf, Disk, DiskError, Lsn, MemberIndex, Segs, World};
 
 use crate::codec::Code;
+use crate::event::Event;
 use crate::geometry::LogHome;
 use crate::hung::{Kind, Watch};
 use crate::news::{self, Doing, News, Trouble};
@@ -245,8 +246,8 @@ impl<W: World> Members<W> {
         self.0.changed.notify();
     }
 
-    /// The next sentence about the members' health. One listener at a time hears each.
-    pub async fn news(&self) -> String {
+    /// The next event. One listener at a time hears each.
+    pub async fn news(&self) -> Event {
         self.0.news.next().await
     }
 
@@ -401,12 +402,18 @@ impl<W: World> Members<W> {
 
     /// So many blocks or pages of a member were written again, and read back.
     pub(crate) fn healed(&self, member: MemberIndex, count: u64) {
-        self.0.members.borrow_mut()[member.at()].healed += count;
+        let mut members = self.0.members.borrow_mut();
+        let m = &mut members[member.at()];
+        m.healed += count;
+        let name = &self.0.superblock.borrow().name;
+        if let Some(event) = news::healed(name, &m.path(), count, m.healed) {
+            self.0.news.tell(event);
+        }
     }
 
     /// Says something that people should know.
-    pub(crate) fn tell(&self, sentence: String) {
-        self.0.news.tell(sentence);
+    pub(crate) fn tell(&self, event: Event) {
+        self.0.news.tell(event);
     }
 
     /// No copy of a page of checksums is left.

@@ -56,6 +56,8 @@ pub struct StartOptions {
     /// Bytes a second that a rebuild writes at most; None: as many as the disks give while requests
     /// are fast enough.
     pub rebuild_rate: Option<u64>,
+    /// A scrub is begun by itself when the last one ended so long ago; None: never.
+    pub scrub_every: Option<std::time::Duration>,
 }
 
 /// What is being done while an array starts.

@@ -39,6 +39,20 @@ pub enum MemberState {
 }
 
 impl MemberState {
+    /// The name, as JSON has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MemberState::Active => "active",
+            MemberState::Spare => "spare",
+            MemberState::Rebuilding => "rebuilding",
+            MemberState::Failing => "failing",
+            MemberState::Failed => "failed",
+            MemberState::Missing => "missing",
+            MemberState::Stale => "stale",
+        }
+    }
+
     /// Whether it holds everything, and is read.
     #[must_use]
     pub fn serves(self) -> bool {

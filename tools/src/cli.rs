@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -25,6 +26,19 @@ Exit codes:
   12 foreign, duplicate       18 ublk not available
      or cloned member";
 
+const AFTER_START: &str = "\
+The program of --hook is run on every event, one run at a time, as mdadm --monitor runs one:
+  PROGRAM EVENT DEVICE [MEMBER]
+with the event as a sentence in $EVENKEEL_SENTENCE and the array's name in $EVENKEEL_ARRAY. EVENT is
+one of mdadm's names (NewArray, DegradedArray, DeviceDisappeared, Fail) or of our own (ScrubStarted,
+ScrubFinished, Mismatch, Healed, ReadError, Frozen, Thawed, Halted, Note).
+
+/etc/evenkeel.conf ($EVENKEEL_CONF names another) is optional: a line each for disks that a start
+by name looks at besides the block devices, and one line for the hook of all arrays:
+  # comment
+  /srv/disk0
+  PROGRAM /usr/local/sbin/array-event";
+
 const AFTER_CREATE: &str = "\
 Everything is checked before the first byte is written: a disk that is in use (13), is given twice
 by whatever path (12), carries something else (16, unless forced) or is too small (15) is refused.
@@ -48,7 +62,7 @@ Examples:
 const AFTER_SCRUB: &str = "\
 It goes on in the background, pauses while requests are slow, and goes on after a restart (not where
 the array has no checksums). `status` shows how far it is and what it found; `wait NAME scrub` waits
-for its end.
+for its end. One begins by itself a month after the last one (start --scrub-every).
 
 Examples:
   evenkeel scrub data && evenkeel wait data scrub && evenkeel status data
@@ -76,6 +90,7 @@ pub enum Verb {
     #[command(after_help = AFTER_CREATE)]
     Create(CreateArgs),
     /// Start an array and print its device or socket once it serves.
+    #[command(after_help = AFTER_START)]
     Start(StartArgs),
     /// Stop an array: everything goes to its place and the members are marked clean.
     Stop(StopArgs),
@@ -211,6 +226,29 @@ pub struct StartArgs {
     /// Default: 64M.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub checksum_cache: Option<u64>,
+    /// Run this program on every event. Default: that of the PROGRAM line in /etc/evenkeel.conf, if
+    /// there is one.
+    #[arg(long, value_name = "PROGRAM")]
+    pub hook: Option<PathBuf>,
+    /// How long the hook may take for an event before it is killed, in seconds. Default: 60.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub hook_timeout: Option<u64>,
+    /// Begin a scrub when the last one ended so many days ago; 0: never. Before the first one the
+    /// array's creation counts; without checksums the start does, and the scrub only looks.
+    #[arg(long, value_name = "DAYS", default_value = "30", value_parser = parse_days)]
+    pub scrub_every: Days,
+}
+
+/// `--scrub-every`: None is never.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Days(pub Option<Duration>);
+
+fn parse_days(text: &str) -> Result<Days, String> {
+    let days: f64 = text.parse().map_err(|_| "a number of days is wanted".to_owned())?;
+    if !(0.0..=36_500.0).contains(&days) {
+        return Err("it is 0 to 36500 days".to_owned());
+    }
+    Ok(Days((days > 0.0).then(|| Duration::from_secs_f64(days * 86_400.0))))
 }
 
 /// `stop`
@@ -330,4 +368,20 @@ pub struct DestroyArgs {
     /// Members of arrays that are stopped.
     #[arg(required = true, value_name = "DISK")]
     pub disks: Vec<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_a_number_and_0_is_never() {
+        let days = |text| parse_days(text).ok().map(|d| d.0);
+        assert_eq!(days("0"), Some(None));
+        assert_eq!(days("30"), Some(Some(Duration::from_secs(30 * 86_400))));
+        assert_eq!(days("0.5"), Some(Some(Duration::from_secs(43_200))));
+        for bad in ["-1", "36501", "NaN", "inf", "a month", ""] {
+            assert_eq!(days(bad), None, "{bad}");
+        }
+    }
 }

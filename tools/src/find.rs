@@ -17,7 +17,7 @@ use evenkeel_raid::hung::IO_TIMEOUT;
 use evenkeel_raid::superblock::{BadSuperblock, Phase, Superblock};
 use evenkeel_ublk_target::control::Failure;
 
-use crate::{aside, paths, place};
+use crate::{aside, config, paths, place};
 
 /// One place of a member where a superblock lies, and what is there.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ pub fn by_name(name: &str, bound: Duration) -> Result<Vec<PathBuf>, Failure> {
     let mut seen = HashSet::new();
     let mut found: Vec<(u128, PathBuf)> = Vec::new();
     let mut paths = Vec::new();
-    for path in remembered(name).into_iter().chain(configured()).chain(block_devices()) {
+    for path in remembered(name).into_iter().chain(config::disks()).chain(block_devices()) {
         // As the daemon sees it: a loop device is its file, which was remembered perhaps.
         let Ok(identity) = identity(&path) else { continue };
         if seen.insert(identity) {
@@ -137,7 +137,7 @@ pub fn by_name(name: &str, bound: Duration) -> Result<Vec<PathBuf>, Failure> {
             format!(
                 "No member of an array \"{name}\" was found on the block devices of this machine \
                  or among the paths in {}. Name its disks: evenkeel start DISK...",
-                config_path().display()
+                config::path().display()
             ),
         ));
     };
@@ -156,22 +156,7 @@ pub fn by_name(name: &str, bound: Duration) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn remembered(name: &str) -> Vec<PathBuf> {
-    lines(&place::disks_path(name))
-}
-
-/// Paths that the configuration names: one a line, `#` begins a comment.
-fn configured() -> Vec<PathBuf> {
-    lines(&config_path())
-}
-
-fn config_path() -> PathBuf {
-    std::env::var_os("EVENKEEL_CONF")
-        .filter(|p| !p.is_empty())
-        .map_or_else(|| PathBuf::from("/etc/evenkeel.conf"), PathBuf::from)
-}
-
-fn lines(path: &Path) -> Vec<PathBuf> {
-    paths::paths_in(&std::fs::read(path).unwrap_or_default())
+    paths::paths_in(&std::fs::read(place::disks_path(name)).unwrap_or_default())
 }
 
 /// Block devices that hold anything. A ublk device is left out: without its daemon, reading from

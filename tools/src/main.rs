@@ -1,7 +1,7 @@
 //! The `evenkeel` command: one file a verb.
 //!
 //! - [`cli`] what can be said; [`size`] sizes; [`place`] the run directory and its files; [`paths`] lists
-//!   of disks;
+//!   of disks; [`config`] the configuration;
 //! - [`probe`] what a disk is; [`held`] who uses it; [`signature`] what else is on it; [`find`] members
 //!   by the name of their array; [`aside`] reading what may never answer; [`shape`] how many chunks are
 //!   data and parity;
@@ -13,6 +13,7 @@
 
 mod aside;
 mod cli;
+mod config;
 mod create;
 mod destroy;
 mod engine;

@@ -1,4 +1,4 @@
-//! Lists of disks in files: the configuration, and what an array was last started from.
+//! Lists of disks in files: what an array was last started from, and the disks of the configuration.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -9,10 +9,11 @@ use std::time::Duration;
 use evenkeel_raid::hung::IO_TIMEOUT;
 use evenkeel_raid::{Ack, StartOptions};
 use evenkeel_ublk_target::control::{Failure, Request, client};
+use evenkeel_ublk_target::daemon::hook::{HOOK_TIMEOUT, HookConfig};
 use evenkeel_ublk_target::daemon::{self, DaemonConfig};
 
 use crate::cli::{AckArg, StartArgs, Via};
-use crate::{Outcome, find, place, print, probe};
+use crate::{Outcome, config, find, place, print, probe};
 
 pub fn run(args: &StartArgs) -> Outcome {
     if args.socket.is_some() && args.via != Via::Nbd {
@@ -35,6 +36,11 @@ pub fn run(args: &StartArgs) -> Outcome {
         AckArg::Durable => Ack::Durable,
         AckArg::Cached => Ack::Cached,
     });
+    let program = match &args.hook {
+        Some(program) => Some(program.clone()),
+        None => config::program()?,
+    };
+    let timeout = args.hook_timeout.map_or(HOOK_TIMEOUT, Duration::from_secs);
     let config = DaemonConfig {
         name: name.clone(),
         disks: disks.clone(),
@@ -46,6 +52,7 @@ pub fn run(args: &StartArgs) -> Outcome {
             checksum_cache: args.checksum_cache,
             io_timeout,
             rebuild_rate: args.rebuild_rate,
+            scrub_every: args.scrub_every.0,
         },
         ack,
         via: match args.via {
@@ -55,6 +62,7 @@ pub fn run(args: &StartArgs) -> Outcome {
         socket: args.socket.as_deref().map(place::absolute),
         run_dir: place::run_dir(),
         foreground: args.foreground,
+        hook: program.map(|program| HookConfig { program, timeout }),
     };
     Ok(daemon::run(config, |result| match result {
         Ok(device) => {

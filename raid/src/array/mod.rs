@@ -50,9 +50,11 @@ use evenkeel_journal::sync::{Lock, Signal};
 use evenkeel_journal::{BLOCK, Lsn, MemberIndex, Slot, Stripe, World};
 
 use crate::error::{ArrayError, ErrorKind, RequestError};
+use crate::event::Event;
 use crate::geometry::Geometry;
 use crate::map::Map;
 use crate::members::{Members, Traffic};
+use crate::news;
 use crate::options::StartOptions;
 use crate::status::{
     CacheStatus, LogStatus, MemberState, MemberStatus, ReplayStatus, Role, State, Status,
@@ -176,10 +178,31 @@ impl<W: World> Array<W> {
         self.0.members.traffic()
     }
 
-    /// What people should be told of the members' health: the next sentence, when there is one.
-    /// For one listener.
-    pub async fn news(&self) -> String {
+    /// What people should be told of the array's health: the next event, when there is one. For one
+    /// listener.
+    pub async fn news(&self) -> Event {
         self.0.members.news().await
+    }
+
+    /// The array serves as this device: tells that it is there, and which members it lacks.
+    pub fn tell_started(&self, device: &str) {
+        let (name, members) = (self.name(), &self.0.members);
+        members.tell(news::new_array(&name, device, self.0.options.read_only));
+        let table = (0..self.0.geometry.table() as u8).map(MemberIndex);
+        let out: Vec<(String, MemberState)> = table
+            .map(|m| {
+                let (state, path, ..) = members.describe(m);
+                (if path.is_empty() { format!("member {}", m.0) } else { path }, state)
+            })
+            .filter(|(_, state)| !state.serves())
+            .collect();
+        if !out.is_empty() {
+            members.tell(news::degraded(&name, &out, self.can_lose()));
+        }
+        let (there, wanted) = members.spares();
+        if there < wanted {
+            members.tell(news::spares_missing(&name, there, wanted));
+        }
     }
 
     /// UUID of the array.

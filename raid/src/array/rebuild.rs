@@ -28,7 +28,9 @@ use evenkeel_journal::{CommitNumber, Lsn, MemberIndex, Slot, Stripe, World};
 
 use super::Array;
 use super::background::{Courtesy, Rate};
-use crate::error::RequestError;
+use crate::error::{ArrayError, ErrorKind, RequestError};
+use crate::event::{Event, EventKind};
+use crate::news;
 use crate::status::RebuildStatus;
 
 /// The longest pause: a degraded array is in more of a hurry than a scrub.
@@ -144,13 +146,13 @@ impl<W: World> Array<W> {
     ///
     /// # Errors
     /// If the array stops, or has lost too much.
-    pub async fn rebuilt(&self) -> Result<(), crate::error::ArrayError> {
+    pub async fn rebuilt(&self) -> Result<(), ArrayError> {
         let rebuild = &self.0.rebuild;
         loop {
             if rebuild.leaving.get() || self.0.members.is_halted() {
                 let text = "The rebuild was broken off, since the array stops or too many members \
                             are gone. The next start goes on with it.";
-                return Err(crate::error::ArrayError::new(crate::error::ErrorKind::Failed, text));
+                return Err(ArrayError::new(ErrorKind::Failed, text));
             }
             let wanted = self.next_pair().is_some() && !self.0.options.read_only;
             if self.0.members.twins().is_empty() && !wanted && !rebuild.is_running() {
@@ -213,7 +215,9 @@ impl<W: World> Array<W> {
             for f in self.0.rebuild.filled.borrow_mut().iter_mut() {
                 if filled.contains(&f.twin) {
                     bytes += g.chunk_bytes();
+                    let before = *f;
                     (f.done, f.left) = (f.done + 1, f.left.saturating_sub(1));
+                    self.tell_of_progress(&before, f);
                 }
             }
         }
@@ -229,7 +233,15 @@ impl<W: World> Array<W> {
     async fn look_at_twins(&self) -> Result<(), Break> {
         let rebuild = &self.0.rebuild;
         let twins = self.0.members.twins();
-        rebuild.filled.borrow_mut().retain(|f| twins.contains(&(f.twin, f.takes)));
+        let all = rebuild.filled.take();
+        let (there, gone) = all.into_iter().partition(|f| twins.contains(&(f.twin, f.takes)));
+        rebuild.filled.replace(there);
+        let gone: Vec<Filled> = gone;
+        for f in gone {
+            let (state, path, ..) = self.0.members.describe(f.twin);
+            let why = format!("it is {} by now", state.as_str());
+            self.0.members.tell(news::rebuild_given_up(&self.name(), &path, &why));
+        }
         let known = |t: &MemberIndex| rebuild.filled.borrow().iter().any(|f| f.twin == *t);
         let new: Vec<_> = twins.into_iter().filter(|(t, _)| !known(t)).collect();
         if new.is_empty() {
@@ -252,7 +264,7 @@ impl<W: World> Array<W> {
             let saved = (self.0.world.now(), 0);
             let filled = Filled { twin, takes, next, missed_from, first, done: 0, left, saved };
             rebuild.filled.borrow_mut().push(filled);
-            self.tell_of_rebuild(twin, takes, next, left);
+            self.tell_of_rebuild(&filled);
         }
         Ok(())
     }
@@ -348,10 +360,9 @@ impl<W: World> Array<W> {
             self.pass_the_tail(filled.first).await?;
         }
         let (_, path, ..) = self.0.members.describe(filled.twin);
-        let (_, old, ..) = self.0.members.describe(filled.takes);
         if self.0.members.take_the_place(filled.twin).await? {
             self.0.sums.forget_bad_of(filled.takes);
-            self.tell_of_seat(&path, &old, filled.takes);
+            self.tell_of_seat(&path);
             self.0.rebuild.filled.borrow_mut().retain(|f| f.twin != filled.twin);
         }
         Ok(())
@@ -450,30 +461,36 @@ impl<W: World> Array<W> {
 
     // ---- what is said of it ----
 
-    fn tell_of_rebuild(&self, twin: MemberIndex, takes: MemberIndex, next: u64, left: u64) {
-        let (_, path, ..) = self.0.members.describe(twin);
-        let bytes = left * self.0.geometry.chunk_bytes();
-        let again = if next > 0 { " It goes on where it was." } else { "" };
-        self.0.members.tell(format!(
-            "{path} is being filled to take the place of member {takes}: {bytes} bytes.{again} \
-             Requests go on meanwhile."
-        ));
+    fn tell_of_rebuild(&self, f: &Filled) {
+        let (name, members) = (self.name(), &self.0.members);
+        let (_, path, ..) = members.describe(f.twin);
+        let (_, old, ..) = members.describe(f.takes);
+        let chunk = self.0.geometry.chunk_bytes();
+        if f.next > 0 {
+            members.tell(news::rebuild_goes_on(&name, &path, f.left * chunk));
+            return;
+        }
+        let old = if old.is_empty() { format!("member {}", f.takes) } else { old };
+        members.tell(news::spare_steps_in(&name, &path, &old));
+        members.tell(news::rebuild_begins(&name, &path, f.left * chunk));
     }
 
-    fn tell_of_seat(&self, path: &str, old: &str, takes: MemberIndex) {
-        let more = match self.0.members.can_lose() {
-            0 => "No member may fail".to_owned(),
-            1 => "One more member may fail".to_owned(),
-            n => format!("{n} more members may fail"),
-        };
-        let old = if old.is_empty() { String::new() } else { format!(", in place of {old}") };
-        self.0.members.tell(format!(
-            "{path} is filled: it is member {takes} from now on{old}. {more} without loss of data."
-        ));
+    fn tell_of_progress(&self, before: &Filled, now: &Filled) {
+        let percent = |f: &Filled| f.done * 100 / (f.done + f.left).max(1);
+        let (_, path, ..) = self.0.members.describe(now.twin);
+        let passed = news::rebuild_passes(&self.name(), &path, percent(before), percent(now));
+        passed.into_iter().for_each(|event| self.0.members.tell(event));
+    }
+
+    fn tell_of_seat(&self, path: &str) {
+        let (name, members) = (self.name(), &self.0.members);
+        let epoch = members.superblock().epoch;
+        members.tell(news::rebuild_ended(&name, path, epoch, members.can_lose()));
+        members.tell(news::spare_is_active(&name, path));
     }
 
     fn tell_of_lost(&self, stripe: Stripe, lost: Option<u64>) {
-        self.0.members.tell(match lost {
+        let text = match lost {
             Some(0) => return,
             Some(n) => format!(
                 "{n} blocks of stripe {stripe} cannot be rebuilt: too much of their rows is gone or \
@@ -483,6 +500,8 @@ impl<W: World> Array<W> {
                 "Stripe {stripe} cannot be rebuilt as a whole, and there is no room now to place \
                  what is left of it anew. What cannot be rebuilt gives EIO."
             ),
-        });
+        };
+        let text = format!("Array {}: {text}", self.name());
+        self.0.members.tell(Event::of_array(EventKind::Mismatch, text));
     }
 }

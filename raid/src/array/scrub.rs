@@ -1,13 +1,14 @@
 //! The scrub: everything that the members hold is looked at and compared, and what is wrong is
 //! made right. In this order: every mapped stripe, a few at a time (`scrub/stripes.rs`); then the
 //! pages of map and checksums, the copies of the superblock, and the columns of the log
-//! (`scrub/metadata.rs`).
+//! (`scrub/metadata.rs`). It is begun by a person, or by itself after a while (`scrub/due.rs`).
 //!
 //! What must hold: requests come first (it pauses while they are slow); it keeps no more than
 //! `STRIPES_AT_ONCE` stripes in memory; what it says it has healed is flushed before that is
 //! written down; a start goes on where it was; and with check-only nothing is written but its own
 //! progress.
 
+mod due;
 mod metadata;
 mod stripes;
 
@@ -109,6 +110,15 @@ impl<W: World> Array<W> {
     /// # Errors
     /// If one is under way, or the array cannot be written to and more than a look is wanted.
     pub async fn start_scrub(&self, check_only: bool) -> Result<(), ArrayError> {
+        self.begin_scrub_because(check_only, None).await
+    }
+
+    /// The same; `overdue`: by itself, since there was none for so long.
+    async fn begin_scrub_because(
+        &self,
+        check_only: bool,
+        overdue: Option<Duration>,
+    ) -> Result<(), ArrayError> {
         let refuse = |m: &str| Err(ArrayError::new(ErrorKind::Failed, m));
         if self.0.stopping.get() {
             return refuse("The array is being stopped; no scrub was begun.");
@@ -129,7 +139,7 @@ impl<W: World> Array<W> {
             return refuse("A scrub of this array is under way already; it goes on as it was.");
         }
         let sums = self.0.geometry.has_checksums();
-        self.0.members.tell(news::scrub_begins(&self.name(), check_only, sums));
+        self.0.members.tell(news::scrub_begins(&self.name(), check_only, sums, overdue));
         self.begin_scrub(Run::begun(check_only, self.0.world.wall_clock()));
         let scrub = &self.0.scrub;
         while scrub.is_running() && !scrub.begun.get() {

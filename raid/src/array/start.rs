@@ -635,6 +635,7 @@ impl<W: World> Started<'_, W> {
             array.spawn_rebuild();
         }
         array.resume_scrub().await;
+        array.spawn_scrub_clock();
         Ok(array)
     }
 }

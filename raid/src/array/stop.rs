@@ -24,6 +24,7 @@ impl<W: World> Array<W> {
         self.0.journal.halt();
         self.0.members.wake();
         self.0.dirtied.notify();
+        self.0.scrub.notify();
         if done.is_ok() || self.0.options.read_only {
             let _ = self.0.world.remove_ring(self.0.ring_id.get());
         }

@@ -55,6 +55,14 @@ impl<W: World> Members<W> {
         self.those(|m| m.state == MemberState::Spare && !m.away && !m.being_failed).first().copied()
     }
 
+    /// How many spares are there, and how many the member table names.
+    #[must_use]
+    pub fn spares(&self) -> (usize, usize) {
+        let spare = |e: &&MemberEntry| e.state == MemberState::Spare;
+        let wanted = self.0.superblock.borrow().members.iter().filter(spare).count();
+        (self.those(|m| m.state == MemberState::Spare && !m.away).len(), wanted)
+    }
+
     /// Members that are out, durably so, or failing, and whose place nobody is taking.
     #[must_use]
     pub fn vacant(&self) -> Vec<MemberIndex> {

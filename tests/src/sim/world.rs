@@ -71,6 +71,8 @@ pub(super) struct Sim {
     schedule: RefCell<Rng>,
     chance: RefCell<Rng>,
     now: Cell<u64>,
+    /// What the clock on the wall is ahead of `now`, in seconds.
+    wall: Cell<u64>,
     events: Cell<u64>,
     crash_at: Cell<u64>,
     dead: Cell<bool>,
@@ -92,6 +94,8 @@ pub(super) struct Sim {
 }
 
 const START: u64 = 1_000_000_000;
+/// Seconds since 1970 that a world's clock on the wall begins at, until it is set.
+const WALL: u64 = 1_700_000_000;
 
 /// Something that a test does to the world.
 type Hook = Box<dyn FnOnce(&SimWorld)>;
@@ -308,6 +312,7 @@ impl Simulation {
                 schedule: RefCell::new(Rng::new(hash(&[seed, 1]))),
                 chance: RefCell::new(Rng::new(hash(&[seed, 2, from.boot]))),
                 now: Cell::new(START),
+                wall: Cell::new(WALL),
                 events: Cell::new(0),
                 crash_at: Cell::new(u64::MAX),
                 dead: Cell::new(false),
@@ -522,6 +527,11 @@ impl SimWorld {
         (*image).clone()
     }
 
+    /// Somebody sets the clock on the wall: seconds since 1970.
+    pub fn set_wall_clock(&self, seconds: u64) {
+        self.0.wall.set(seconds.saturating_sub(self.0.now.get() / 1_000_000_000));
+    }
+
     /// From now on operations of a disk take so many times as long (1: as long as those of others).
     pub fn slow_down(&self, disk: usize, factor: u64) {
         self.disk(disk).slow_down(factor);
@@ -643,7 +653,7 @@ impl World for SimWorld {
     }
 
     fn wall_clock(&self) -> u64 {
-        1_700_000_000 + self.0.now.get() / 1_000_000_000
+        self.0.wall.get() + self.0.now.get() / 1_000_000_000
     }
 
     fn sleep(&self, d: Duration) -> impl Future<Output = ()> + 'static {

@@ -9,9 +9,10 @@ use evenkeel_journal::Buf;
 use evenkeel_journal::sync::Signal;
 use evenkeel_journal::uring::UringWorld;
 use evenkeel_journal::world::World;
-use evenkeel_raid::{Array, ArrayError, Located, Status};
+use evenkeel_raid::{Array, ArrayError, Event, Located, Status};
 
 use super::front::Front;
+use super::hook::Hook;
 use super::{DaemonConfig, failed, within};
 use crate::control::Commands;
 use crate::process::note;
@@ -26,6 +27,7 @@ struct State {
     world: UringWorld,
     array: Array<UringWorld>,
     front: Front,
+    hook: Option<Hook>,
     name: String,
     stopping: Cell<bool>,
     code: Cell<u8>,
@@ -44,12 +46,14 @@ impl Live {
         world: &UringWorld,
         array: Array<UringWorld>,
         front: Front,
+        hook: Option<Hook>,
         config: &DaemonConfig,
     ) -> Live {
         Live(Rc::new(State {
             world: world.clone(),
             array,
             front,
+            hook,
             name: config.name.clone(),
             stopping: Cell::new(false),
             code: Cell::new(0),
@@ -66,14 +70,23 @@ impl Live {
         self.0.code.get()
     }
 
-    /// From now on, what happens to members is said in the log.
+    /// From now on, what happens to the array is said in the log, and told to the hook: first of all
+    /// that it is there.
     pub fn tell_news(&self) {
         let live = self.clone();
+        live.0.array.tell_started(live.0.front.path());
         self.0.world.spawn("news", async move {
             loop {
-                note(&live.0.array.news().await);
+                live.tell(&live.0.array.news().await);
             }
         });
+    }
+
+    fn tell(&self, event: &Event) {
+        note(&event.sentence);
+        if let Some(hook) = &self.0.hook {
+            hook.tell(&self.0.name, self.0.front.path(), event);
+        }
     }
 
     /// From now on, a signal to end stops the array, unless it is in use: a daemon that goes when
@@ -165,6 +178,7 @@ impl Commands for Live {
             Ok(()) => {
                 let stopped = within(&s.world, STOP_PATIENCE, s.array.stop()).await;
                 s.front.remove(&s.world).await;
+                self.tell(&Event::stopped(&s.name, s.front.path()));
                 stopped.unwrap_or_else(|| {
                     let text = "The members are too slow to finish in time, so what is not in \
                                 its place yet stays in the log. The next start replays it.";

@@ -3,7 +3,8 @@
 //!
 //! - [`members`] opening and locking; [`pid_file`] one daemon an array and run directory;
 //! - [`front`] the two front ends behind one face; [`live`] the commands of the control socket;
-//! - [`tell`] what the daemon in the background says to the process that started it.
+//! - [`tell`] what the daemon in the background says to the process that started it; [`hook`] the
+//!   program that is run on events.
 //!
 //! What must hold: `kill -9` at any instruction leaves something that the next start takes over.
 //! A ublk device is remembered (RUN/NAME.ublk) before it is started, and waits for the next daemon
@@ -12,6 +13,7 @@
 //! recovery ends.
 
 pub mod front;
+pub mod hook;
 pub mod live;
 pub mod members;
 pub mod pid_file;
@@ -31,6 +33,7 @@ use crate::process;
 use crate::ublk::record::parse_uuid;
 use crate::{control, nbd, ublk};
 use front::{Front, Takeover};
+use hook::{Hook, HookConfig};
 use live::Live;
 use tell::Teller;
 
@@ -66,6 +69,8 @@ pub struct DaemonConfig {
     pub run_dir: PathBuf,
     /// Stay in the foreground.
     pub foreground: bool,
+    /// The program that is run on events.
+    pub hook: Option<HookConfig>,
 }
 
 impl DaemonConfig {
@@ -91,6 +96,7 @@ impl DaemonConfig {
         };
         self.disks.iter_mut().for_each(absolute);
         self.socket.iter_mut().for_each(absolute);
+        self.hook.iter_mut().for_each(|h| absolute(&mut h.program));
         absolute(&mut self.run_dir);
         self
     }
@@ -104,7 +110,7 @@ pub(crate) fn failed(text: impl Into<String>) -> ArrayError {
 /// socket's path when it serves, or with the reason why it does not. In the background that
 /// process then gets its exit code here; the daemon itself does not return.
 ///
-/// Without `foreground` the process must have a single thread.
+/// Without `foreground`, and with a hook, the process must have a single thread.
 pub fn run(config: DaemonConfig, ready: impl FnOnce(Result<String, ArrayError>)) -> u8 {
     let config = config.absolute();
     if let Err(e) = prepare(&config) {
@@ -139,6 +145,9 @@ fn prepare(config: &DaemonConfig) -> Result<(), ArrayError> {
                     ublk_drv. Or serve the array over a socket with: --via nbd.";
         return Err(ArrayError::new(ErrorKind::NoUblk, text));
     }
+    if let Some(config) = &config.hook {
+        hook::check(&config.program)?;
+    }
     std::fs::create_dir_all(&config.run_dir).map_err(|e| {
         failed(format!(
             "The run directory {} cannot be made: {e}. $EVENKEEL_RUN_DIR names another. Nothing was \
@@ -150,9 +159,14 @@ fn prepare(config: &DaemonConfig) -> Result<(), ArrayError> {
 
 /// The daemon itself. Its exit code.
 fn serve(config: &DaemonConfig, mut teller: Teller<'_>) -> u8 {
-    let end = match start(config, &teller) {
-        Ok((engine, held, parts)) => {
-            let done = engine.block_on(live(config, &engine, parts, &mut teller));
+    // First of all: it has nothing of what this process gets from here on.
+    let hook = config.hook.as_ref().map(Hook::begin).transpose().map_err(|e| {
+        failed(format!("The process that runs the program of --hook cannot be started: {e}."))
+    });
+    let started = hook.and_then(|hook| Ok((start(config, &teller)?, hook)));
+    let end = match started {
+        Ok(((engine, held, parts), hook)) => {
+            let done = engine.block_on(live(config, &engine, parts, hook, &mut teller));
             // The ring goes with the process: what is in flight keeps its memory until then.
             std::mem::forget(engine);
             drop(held);
@@ -211,6 +225,7 @@ async fn live(
     config: &DaemonConfig,
     engine: &Engine,
     parts: Parts,
+    hook: Option<Hook>,
     teller: &mut Teller<'_>,
 ) -> Result<u8, ArrayError> {
     let Parts { world, signals } = parts;
@@ -257,7 +272,7 @@ async fn live(
         }
     };
     let path = front.path().to_owned();
-    let live = Live::new(&world, array, front, config);
+    let live = Live::new(&world, array, front, hook, config);
     control::server::start(world.clone(), world.driver().clone(), listener, live.clone());
     live.obey(signals);
     live.tell_news();

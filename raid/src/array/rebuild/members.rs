@@ -103,10 +103,11 @@ impl<W: World> Array<W> {
         }
         let (state, path, ..) = members.describe(spare);
         let text = format!(
-            "{path} cannot take the place of member {old}: it is {state:?} by now. Nothing is lost; \
-             see status."
+            "{path} cannot take the place of member {old}: it is {} by now. Nothing is lost; see \
+             status.",
+            state.as_str()
         );
-        Err(ArrayError::new(ErrorKind::Failed, text.to_lowercase()))
+        Err(ArrayError::new(ErrorKind::Failed, text))
     }
 
     /// Takes a disk out that is not in use: a spare, or one that has failed or is missing.

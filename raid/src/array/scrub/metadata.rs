@@ -18,6 +18,7 @@ use evenkeel_journal::{
 
 use super::super::Array;
 use super::Break;
+use crate::event::{Event, EventKind};
 use crate::geometry::SUPERBLOCK_BYTES;
 use crate::map::write_pages;
 use crate::members::{Columns, Members};
@@ -306,11 +307,12 @@ impl<W: World> Array<W> {
         }
         tally.mismatches += beyond.iter().map(|(_, columns)| columns).sum::<u64>();
         if !check_only {
-            let name = self.name();
-            self.0.members.tell(format!(
-                "Array {name}: what it holds is brought to its place from memory, so that it is not \
-                 needed any more."
-            ));
+            let text = format!(
+                "Array {}: what it holds is brought to its place from memory, so that it is not \
+                 needed any more.",
+                self.name()
+            );
+            self.0.members.tell(Event::of_array(EventKind::Note, text));
             self.leave_the_log_behind().await?;
         }
         for (number, columns) in beyond {
@@ -359,7 +361,7 @@ impl<W: World> Array<W> {
                     "Array {}: commit {number} of the log is not whole any more on the disks.",
                     self.name()
                 );
-                members.tell(text);
+                members.tell(Event::of_array(EventKind::Mismatch, text));
                 return Ok(Err(columns as u64));
             }
         };
