@@ -13,7 +13,7 @@ use super::{Answer, Failure, Request, socket_path};
 const MAX_ANSWER: usize = 4 << 20;
 /// How long a connected daemon may take to read a request.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a daemon may take for an answer that needs no I/O.
+/// How long a daemon may take for an answer that needs no I/O, or to say that it leaves.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no answer, or not the one that was wanted.
@@ -77,7 +77,7 @@ fn connect(path: &Path) -> Result<UnixStream, CallError> {
 
 /// Whether a request changes nothing and is answered at once.
 fn is_question(request: &Request) -> bool {
-    matches!(request, Request::Status | Request::Locate { .. })
+    matches!(request, Request::Status | Request::Locate { .. } | Request::Settings)
 }
 
 /// Whether the other end is gone.
@@ -89,7 +89,8 @@ fn closed(e: &io::Error) -> bool {
 fn converse(mut stream: UnixStream, request: &Request) -> io::Result<Vec<u8>> {
     stream.set_write_timeout(Some(SEND_TIMEOUT))?;
     // All else is bounded by the daemon, which knows what it waits for.
-    stream.set_read_timeout(is_question(request).then_some(STATUS_TIMEOUT))?;
+    let soon = is_question(request) || *request == Request::HandOver;
+    stream.set_read_timeout(soon.then_some(STATUS_TIMEOUT))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;

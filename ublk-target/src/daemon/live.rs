@@ -13,7 +13,7 @@ use evenkeel_raid::{Array, ArrayError, Located, Status};
 
 use super::front::Front;
 use super::{DaemonConfig, failed, within};
-use crate::control::Commands;
+use crate::control::{Commands, Settings};
 use crate::process::note;
 
 /// How long the array may take to destage and to mark its members clean. After that the log stays
@@ -26,8 +26,9 @@ struct State {
     world: UringWorld,
     array: Array<UringWorld>,
     front: Front,
-    name: String,
+    config: DaemonConfig,
     stopping: Cell<bool>,
+    left: Cell<bool>,
     code: Cell<u8>,
     ended: Cell<bool>,
     changed: Signal,
@@ -50,8 +51,9 @@ impl Live {
             world: world.clone(),
             array,
             front,
-            name: config.name.clone(),
+            config: config.clone(),
             stopping: Cell::new(false),
+            left: Cell::new(false),
             code: Cell::new(0),
             ended: Cell::new(false),
             changed: Signal::new(),
@@ -64,6 +66,12 @@ impl Live {
             self.0.changed.wait().await;
         }
         self.0.code.get()
+    }
+
+    /// Whether the array was handed over: what lies in the run directory is the next daemon's.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.0.left.get()
     }
 
     /// From now on, what happens to members is said in the log.
@@ -111,7 +119,7 @@ impl Live {
             "A signal to end was ignored: {} is in use. To stop it anyway: evenkeel stop {} \
              --force",
             self.0.front.path(),
-            self.0.name
+            self.0.config.name
         ));
     }
 }
@@ -134,7 +142,7 @@ impl Commands for Live {
 
     async fn fail(&self, disk: &str) -> Result<(), ArrayError> {
         let Some(member) = self.0.array.member_by_path(disk) else {
-            let text = format!("{disk} is not a member of \"{}\".", self.0.name);
+            let text = format!("{disk} is not a member of \"{}\".", self.0.config.name);
             return Err(ArrayError::new(evenkeel_raid::ErrorKind::Usage, text));
         };
         self.0.array.fail_member(member).await
@@ -154,6 +162,20 @@ impl Commands for Live {
 
     async fn scrub_ended(&self) -> Result<(), ArrayError> {
         self.0.array.scrub_ended().await
+    }
+
+    fn settings(&self) -> Settings {
+        self.0.config.settings(self.0.array.status().ack)
+    }
+
+    async fn leave(&self) {
+        let s = &self.0;
+        // A signal may have stopped the array meanwhile; then there is nothing to hand over.
+        if !s.stopping.replace(true) {
+            s.left.set(true);
+            s.front.leave(&s.world).await;
+            note("The array is left to the next daemon.");
+        }
     }
 
     async fn stop(&self) -> Result<(), ArrayError> {

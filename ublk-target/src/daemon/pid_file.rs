@@ -26,11 +26,12 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Takes the file for this process. Waits for one that was killed and is still there.
+    /// Takes the file for this process. Waits for one that was killed and is still there; and for
+    /// one that said that it leaves, so long (`leaving`).
     ///
     /// # Errors
     /// `Held` if another daemon has it.
-    pub fn take(run_dir: &Path, name: &str) -> Result<PidFile, ArrayError> {
+    pub fn take(run_dir: &Path, name: &str, leaving: Duration) -> Result<PidFile, ArrayError> {
         let path = run_dir.join(format!("{name}.pid"));
         let cannot = |e: io::Error| failed(format!("{} cannot be used: {e}.", path.display()));
         let begun = Instant::now();
@@ -50,8 +51,9 @@ impl PidFile {
                 }
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
-                if is_dying(pid.trim()) && begun.elapsed() < PATIENCE {
-                    std::thread::sleep(Duration::from_millis(10));
+                let patience = if is_dying(pid.trim()) { PATIENCE.max(leaving) } else { leaving };
+                if begun.elapsed() < patience {
+                    std::thread::sleep(Duration::from_millis(2));
                     continue;
                 }
                 let text = format!("The array \"{name}\" is held by process {}.", pid.trim());
@@ -110,14 +112,20 @@ mod tests {
     fn one_daemon_at_a_time() {
         let dir = std::env::temp_dir().join(format!("evenkeel-pid-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a folder");
-        let a = PidFile::take(&dir, "a").expect("free");
-        let e = PidFile::take(&dir, "a").err().expect("taken");
+        let take = |name| PidFile::take(&dir, name, Duration::ZERO);
+        let a = take("a").expect("free");
+        let e = take("a").err().expect("taken");
         assert_eq!(e.kind, ErrorKind::Held);
         assert!(e.message.contains(&std::process::id().to_string()));
-        assert!(PidFile::take(&dir, "b").is_ok());
+        assert!(take("b").is_ok());
         drop(a);
         assert!(!dir.join("a.pid").exists());
-        assert!(PidFile::take(&dir, "a").is_ok());
+        let a = take("a").expect("free again");
+        std::thread::scope(|s| {
+            let next = s.spawn(|| PidFile::take(&dir, "a", Duration::from_secs(60)));
+            drop(a);
+            assert!(next.join().expect("no panic").is_ok(), "one that leaves is waited for");
+        });
         assert!(!is_dying(&std::process::id().to_string()) && !is_dying(""));
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("a child");
         assert!(!is_dying(&child.id().to_string()));
