@@ -4,8 +4,8 @@
 # acknowledged is lost, and the options stay. What the new daemon could not go on with is refused while
 # the old one still serves; where the new one does not come up, the array is there for the next.
 #
-# $UPGRADES (default 4) is how often it is replaced under load. The longest time that a write took is
-# printed.
+# $UPGRADES (default 4) is how often it is replaced under load, $SIZE the size of a member (64M), $LOG that of
+# the log on it (8M). The longest time that a write took is printed.
 # shellcheck source=tests/nbd/array.sh
 . "$(dirname "$0")/array.sh"
 need nbdcopy nbdsh jq python3 prlimit
@@ -100,17 +100,18 @@ unmoved() {
 }
 
 step "$upgrades upgrades under four clients, all options kept"
-make a raid6 4 2 64M --log-size 8M
+make a raid6 4 2 "${SIZE:-64M}" --log-size "${LOG:-8M}"
 socket=$work/elsewhere
 mapfile -t disks < <(disks a 6)
 "$EK" start "${disks[@]}" --via nbd --socket "$socket" --ack durable --io-timeout 7 --checksum-cache 2M
-settings=$(settings_of a)
+settings=$(settings_of a) waited=''
 clients a "$socket"
 for ((i = 0; i < upgrades; i++)); do
 	before=$(pid_of a)
 	expect 0 "$EK" upgrade a
 	[ "$(cat "$work/out")" = "$socket" ] || die "upgrade printed $(cat "$work/out")"
-	said "Taken over from the daemon that ran"
+	waited+=" $(sed -n 's/.*Taken over from the daemon that ran: requests waited for //p' "$work/err")"
+	[ "${waited: -3}" = "ms." ] || die "upgrade does not say how long requests waited"
 	[ "$(pid_of a)" != "$before" ] || die "it is the same daemon"
 	while kill -0 "$before" 2>/dev/null; do sleep 0.01; done
 	[ "$(settings_of a)" = "$settings" ] || die "options: $(settings_of a), not $settings"
@@ -118,6 +119,7 @@ for ((i = 0; i < upgrades; i++)); do
 	sleep 0.3
 done
 no_more_clients
+step "by the new daemons' own clocks:$waited"
 [ "$connections" -ge $((4 + 4 * upgrades)) ] || die "not all clients lost their connection each time"
 expect 0 "$EK" status a --test
 
@@ -230,8 +232,8 @@ for ms in 1 5 15 30 60 90 130 180; do
 	"$EK" upgrade a >/dev/null 2>&1 &
 	sleep "0.$(printf %03d $ms)"
 	for pid in $(upgrading); do [ "$pid" = "$serving" ] || kill -9 "$pid" 2>/dev/null || true; done
-	wait $! || true
-done 2>/dev/null
+	wait $! 2>/dev/null || true
+done
 takes_over
 no_more_clients
 

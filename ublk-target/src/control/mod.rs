@@ -151,6 +151,8 @@ pub trait Commands: Clone + 'static {
     fn scrub_ended(&self) -> impl Future<Output = Result<(), ArrayError>>;
     /// How this daemon was started.
     fn settings(&self) -> Settings;
+    /// From now on, or no longer, other daemons can see that this one is about to leave.
+    fn show_leaving(&self, leaving: bool);
     /// Takes no more requests and leaves everything else as it is: for the next daemon, which may
     /// have its sockets where this one's were. Called once.
     fn leave(&self) -> impl Future<Output = ()>;

@@ -223,13 +223,18 @@ async fn prepare_to_leave<W: World, C: Commands>(s: &Rc<State<W, C>>) -> Result<
 
 /// Answers, and leaves the array to whoever got the answer. If that one is gone, it goes on.
 async fn leave<W: World, C: Commands>(s: &Rc<State<W, C>>, socket: &Socket) -> io::Result<()> {
+    // Before the answer: whoever gets it may die, and another start must know what to wait for.
+    s.commands.show_leaving(true);
     let sent = send(s, socket, &Answer::Ok(Value::Null)).await;
     match sent {
         Ok(()) => {
             s.commands.leave().await;
             s.commands.quit();
         }
-        Err(_) => s.stopping.set(false),
+        Err(_) => {
+            s.commands.show_leaving(false);
+            s.stopping.set(false);
+        }
     }
     sent
 }

@@ -124,7 +124,12 @@ impl Commands for StandIn {
         }
     }
 
+    fn show_leaving(&self, leaving: bool) {
+        self.0.open.set(usize::from(leaving));
+    }
+
     async fn leave(&self) {
+        assert_eq!(self.0.open.get(), 1, "it showed that it leaves, and did not take it back");
         assert!(!self.0.stopped.replace(true), "left once");
     }
 

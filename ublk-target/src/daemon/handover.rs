@@ -14,6 +14,7 @@ use evenkeel_raid::{ArrayError, ErrorKind};
 use super::pid_file::PidFile;
 use super::tell::Teller;
 use super::{DaemonConfig, Via, failed};
+use crate::control::client::CallError;
 use crate::control::{self, Request, client};
 use crate::nbd;
 
@@ -42,8 +43,13 @@ pub fn take_seat(config: &DaemonConfig, teller: &Teller<'_>) -> Result<Seat, Arr
         let pid_file = PidFile::take(run_dir, name, Duration::ZERO)?;
         return Ok(Seat { pid_file, control: None, nbd: None, since: None });
     }
-    client::call(run_dir, name, &Request::HandOver)
-        .map_err(|e| failed(format!("The daemon of \"{name}\" did not hand over: {e}")))?;
+    match client::call(run_dir, name, &Request::HandOver) {
+        // It is gone, or leaves for another one that asked.
+        Ok(_) | Err(CallError::NoDaemon) => {}
+        Err(e) => {
+            return Err(failed(format!("The daemon of \"{name}\" did not hand over: {e}")));
+        }
+    }
     let since = Some(Instant::now());
     let replace = |path: &Path| {
         let done = nbd::socket::replace(path);

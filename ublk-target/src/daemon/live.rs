@@ -12,7 +12,7 @@ use evenkeel_journal::world::World;
 use evenkeel_raid::{Array, ArrayError, Located, Status};
 
 use super::front::Front;
-use super::{DaemonConfig, failed, within};
+use super::{DaemonConfig, failed, pid_file, within};
 use crate::control::{Commands, Settings};
 use crate::process::note;
 
@@ -166,6 +166,10 @@ impl Commands for Live {
 
     fn settings(&self) -> Settings {
         self.0.config.settings(self.0.array.status().ack)
+    }
+
+    fn show_leaving(&self, leaving: bool) {
+        pid_file::show_leaving(leaving);
     }
 
     async fn leave(&self) {

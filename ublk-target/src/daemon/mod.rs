@@ -305,9 +305,10 @@ async fn live(
     }
     teller.ready(&path);
     let code = live.ended().await;
-    if !live.has_left() {
-        let _ = std::fs::remove_file(&socket);
+    if live.has_left() {
+        process::vanish(code);
     }
+    let _ = std::fs::remove_file(&socket);
     Ok(code)
 }
 
