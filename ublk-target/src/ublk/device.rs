@@ -302,7 +302,12 @@ impl Control {
                 UblkFlags::UBLK_DEV_F_RECOVER_DEV,
             )
             .map_err(|e| io_error(&e))?;
-            outcome(ctrl.start_user_recover())?;
+            match outcome(ctrl.start_user_recover()) {
+                // Linux 6.12 lets a recovery begin once: a start that got no further than that has
+                // begun it, and this one goes on with it.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) && is_quiesced(id) => {}
+                done => done?,
+            }
             *slot = Some(ctrl);
             Ok(())
         })
@@ -374,6 +379,10 @@ fn wait_until_left(id: u32) -> io::Result<()> {
         std::thread::sleep(LEFT_STEP);
     }
     Ok(())
+}
+
+fn is_quiesced(id: u32) -> bool {
+    simple(id).is_ok_and(|c| u32::from(c.dev_info().state) == sys::UBLK_S_DEV_QUIESCED)
 }
 
 fn simple(id: u32) -> io::Result<UblkCtrl> {
