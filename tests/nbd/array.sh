@@ -94,6 +94,32 @@ odd_writes() {
 	PYTHON
 }
 
+# patch AT HEX DISK... : overwrites bytes of all whole superblock copies, and mends their CRCs.
+patch() {
+	python3 - "$@" <<-'PYTHON'
+		import os, struct, sys
+		at, new, disks = int(sys.argv[1]), bytes.fromhex(sys.argv[2]), sys.argv[3:]
+		table = []
+		for i in range(256):
+		    for _ in range(8):
+		        i = i >> 1 ^ (0x82f63b78 if i & 1 else 0)
+		    table.append(i)
+		for disk in disks:
+		    with open(disk, "r+b") as f:
+		        for copy in 4096, 65536, os.path.getsize(disk) // 65536 * 65536 - 16384:
+		            f.seek(copy)
+		            b = bytearray(f.read(16384))
+		            b[at:at + len(new)] = new
+		            b[56:60] = bytes(4)
+		            crc = 0xffffffff
+		            for byte in b:
+		                crc = crc >> 8 ^ table[(crc ^ byte) & 255]
+		            b[56:60] = struct.pack("<I", crc ^ 0xffffffff)
+		            f.seek(copy)
+		            f.write(b)
+	PYTHON
+}
+
 # status NAME FILTER : a value of the status, by jq.
 status() { "$EK" status "$1" --json | jq -r "$2"; }
 

@@ -69,6 +69,12 @@ Examples:
   evenkeel scrub data --check-only          writes nothing but its progress
   evenkeel scrub data --stop";
 
+const AFTER_UPGRADE: &str = "\
+The new daemon is this program, with the options that the old one was started with. A ublk device stays,
+mounted or not: its requests wait for a moment. NBD clients connect again, to the same socket. Nothing that was
+acknowledged is lost. What the new daemon could not go on with is refused (10, 17) before the old one is
+asked to leave. To change options at the same time: evenkeel start NAME --takeover ...";
+
 const AFTER_DESTROY: &str = "\
 What the array held is given up, though only the superblocks are wiped: afterwards the disks are no
 members any more, and create takes them without --force. All disks are checked before the first one
@@ -92,6 +98,9 @@ pub enum Verb {
     /// Start an array and print its device or socket once it serves.
     #[command(after_help = AFTER_START)]
     Start(StartArgs),
+    /// Put this program in the place of a running array's daemon, while the device is in use.
+    #[command(after_help = AFTER_UPGRADE)]
+    Upgrade(UpgradeArgs),
     /// Stop an array: everything goes to its place and the members are marked clean.
     Stop(StopArgs),
     /// Show one array, or all that run.
@@ -190,9 +199,9 @@ pub struct StartArgs {
     /// The array's name, or its disks in any order.
     #[arg(required = true, value_name = "NAME|DISK")]
     pub what: Vec<PathBuf>,
-    /// Front end.
-    #[arg(long, value_enum, default_value = "ublk")]
-    pub via: Via,
+    /// Front end. Default: ublk.
+    #[arg(long, value_enum)]
+    pub via: Option<Via>,
     /// Where the NBD server listens. Default: NAME.nbd in the run directory.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -205,7 +214,8 @@ pub struct StartArgs {
     /// Stay in the foreground instead of running as a daemon.
     #[arg(long)]
     pub foreground: bool,
-    /// Go on with a device whose daemon has died (a start does that by itself).
+    /// Also where a daemon runs: take over from it, as upgrade does; what is not said here stays as it
+    /// was started. (From a dead daemon every start takes over.)
     #[arg(long)]
     pub takeover: bool,
     /// Bytes a second that a rebuild writes at most. Default: as many as the disks give while requests
@@ -249,6 +259,13 @@ fn parse_days(text: &str) -> Result<Days, String> {
         return Err("it is 0 to 36500 days".to_owned());
     }
     Ok(Days((days > 0.0).then(|| Duration::from_secs_f64(days * 86_400.0))))
+}
+
+/// `upgrade`
+#[derive(Args, Debug)]
+pub struct UpgradeArgs {
+    /// Name of the array.
+    pub name: String,
 }
 
 /// `stop`

@@ -5,7 +5,7 @@
 //! - [`probe`] what a disk is; [`held`] who uses it; [`signature`] what else is on it; [`find`] members
 //!   by the name of their array; [`aside`] reading what may never answer; [`shape`] how many chunks are
 //!   data and parity;
-//! - [`create`], [`destroy`], [`start`], [`stop`], [`status`], [`fail`], [`scrub`], [`wait`], [`examine`],
+//! - [`create`], [`destroy`], [`start`], [`upgrade`], [`stop`], [`status`], [`fail`], [`scrub`], [`wait`], [`examine`],
 //!   [`log`], [`locate`].
 //!
 //! What must hold: nothing is printed to standard output but the answer; an error is a full
@@ -34,6 +34,7 @@ mod size;
 mod start;
 mod status;
 mod stop;
+mod upgrade;
 mod wait;
 
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Create(args) => create::run(&args),
         Verb::Start(args) => start::run(&args),
+        Verb::Upgrade(args) => upgrade::run(&args),
         Verb::Stop(args) => stop::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Fail(args) => fail::run(&args),

@@ -7,22 +7,33 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evenkeel_raid::hung::IO_TIMEOUT;
-use evenkeel_raid::{Ack, StartOptions};
+use evenkeel_raid::{Ack, ArrayError, StartOptions};
 use evenkeel_ublk_target::control::{Failure, Request, client};
 use evenkeel_ublk_target::daemon::hook::{HOOK_TIMEOUT, HookConfig};
 use evenkeel_ublk_target::daemon::{self, DaemonConfig};
 
 use crate::cli::{AckArg, StartArgs, Via};
-use crate::{Outcome, config, find, place, print, probe};
+use crate::{Outcome, config, find, place, print, probe, upgrade};
 
 pub fn run(args: &StartArgs) -> Outcome {
-    if args.socket.is_some() && args.via != Via::Nbd {
+    if args.takeover
+        && let Some(name) = name_alone(&args.what)
+        && let Some(old) = upgrade::Old::ask(name)?
+    {
+        return upgrade::take_over(&old, args);
+    }
+    if args.socket.is_some() && args.via != Some(Via::Nbd) {
         return Err(Failure::new(2, "--socket is for --via nbd: a ublk device has no socket."));
     }
     let io_timeout = args.io_timeout.map(Duration::from_secs);
     let bound = io_timeout.unwrap_or(IO_TIMEOUT);
     let (name, disks) = find_disks(&args.what, bound)?;
     place::check_name(&name)?;
+    if args.takeover
+        && let Some(old) = upgrade::Old::ask(&name)?
+    {
+        return upgrade::take_over(&old, args);
+    }
     if let Ok(status) = client::call(&place::run_dir(), &name, &Request::Status) {
         return Err(Failure::new(
             13,
@@ -32,18 +43,15 @@ pub fn run(args: &StartArgs) -> Outcome {
             ),
         ));
     }
-    let ack = args.ack.map(|a| match a {
-        AckArg::Durable => Ack::Durable,
-        AckArg::Cached => Ack::Cached,
-    });
+    let ack = args.ack.map(ack_of);
     let program = match &args.hook {
         Some(program) => Some(program.clone()),
         None => config::program()?,
     };
     let timeout = args.hook_timeout.map_or(HOOK_TIMEOUT, Duration::from_secs);
     let config = DaemonConfig {
-        name: name.clone(),
-        disks: disks.clone(),
+        name,
+        disks,
         start: StartOptions {
             ack: ack.unwrap_or_default(),
             read_only: args.read_only,
@@ -55,24 +63,44 @@ pub fn run(args: &StartArgs) -> Outcome {
             scrub_every: args.scrub_every.0,
         },
         ack,
-        via: match args.via {
-            Via::Ublk => daemon::Via::Ublk,
-            Via::Nbd => daemon::Via::Nbd,
-        },
+        via: args.via.map(via_of).unwrap_or_default(),
         socket: args.socket.as_deref().map(place::absolute),
         run_dir: place::run_dir(),
         foreground: args.foreground,
         hook: program.map(|program| HookConfig { program, timeout }),
+        hand_over: false,
     };
-    Ok(daemon::run(config, |result| match result {
+    Ok(become_daemon(config, |e| eprintln!("evenkeel: {e}")))
+}
+
+/// `--ack` as the array knows it.
+pub fn ack_of(ack: AckArg) -> Ack {
+    match ack {
+        AckArg::Durable => Ack::Durable,
+        AckArg::Cached => Ack::Cached,
+    }
+}
+
+/// `--via` as the daemon knows it.
+pub fn via_of(via: Via) -> daemon::Via {
+    match via {
+        Via::Ublk => daemon::Via::Ublk,
+        Via::Nbd => daemon::Via::Nbd,
+    }
+}
+
+/// Runs the daemon; prints its device once it serves, or tells `complain` why it does not.
+pub fn become_daemon(config: DaemonConfig, complain: impl FnOnce(ArrayError)) -> u8 {
+    let (name, disks) = (config.name.clone(), config.disks.clone());
+    daemon::run(config, |result| match result {
         Ok(device) => {
             if let Err(e) = place::remember_disks(&name, &disks) {
                 eprintln!("evenkeel: The disks were not remembered for a start by name: {e}.");
             }
             print(&device);
         }
-        Err(e) => eprintln!("evenkeel: {e}"),
-    }))
+        Err(e) => complain(e),
+    })
 }
 
 /// The name, if an array's name was given and not disks: one word that is no file here.

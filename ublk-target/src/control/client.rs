@@ -13,7 +13,7 @@ use super::{Answer, Failure, Request, socket_path};
 const MAX_ANSWER: usize = 4 << 20;
 /// How long a connected daemon may take to read a request.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a daemon may take for an answer that needs no I/O.
+/// How long a daemon may take for an answer that needs no I/O, or to say that it leaves.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no answer, or not the one that was wanted.
@@ -55,7 +55,7 @@ pub fn call_socket(path: &Path, request: &Request) -> Result<Value, CallError> {
     let line = match converse(connect(path)?, request) {
         Ok(line) => line,
         // It ended while it was asked, if nobody is there now.
-        Err(e) if is_question(request) && closed(&e) => {
+        Err(e) if is_soon(request) && closed(&e) => {
             drop(connect(path)?);
             return Err(CallError::Io(e));
         }
@@ -75,9 +75,10 @@ fn connect(path: &Path) -> Result<UnixStream, CallError> {
     })
 }
 
-/// Whether a request changes nothing and is answered at once.
-fn is_question(request: &Request) -> bool {
-    matches!(request, Request::Status | Request::Locate { .. })
+/// Whether a request is answered soon, and a daemon that is gone instead answers it as well.
+fn is_soon(request: &Request) -> bool {
+    use Request::{HandOver, Locate, Settings, Status};
+    matches!(request, Status | Locate { .. } | Settings | HandOver)
 }
 
 /// Whether the other end is gone.
@@ -89,7 +90,7 @@ fn closed(e: &io::Error) -> bool {
 fn converse(mut stream: UnixStream, request: &Request) -> io::Result<Vec<u8>> {
     stream.set_write_timeout(Some(SEND_TIMEOUT))?;
     // All else is bounded by the daemon, which knows what it waits for.
-    stream.set_read_timeout(is_question(request).then_some(STATUS_TIMEOUT))?;
+    stream.set_read_timeout(is_soon(request).then_some(STATUS_TIMEOUT))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;

@@ -1,11 +1,15 @@
 //! The control socket of a daemon, RUN/NAME.sock: one JSON object a line each way.
 //!
 //! A request is `{"op":"status"}`, `{"op":"stop","force":false}`, `{"op":"fail","disk":"/dev/sdb"}`,
-//! `{"op":"locate","byte":4096}`, `{"op":"scrub","check_only":false}`, `{"op":"scrub_stop"}` or
-//! `{"op":"wait","what":"destage","timeout_s":60}`; its answer is `{"ok":…}` or
-//! `{"error":{"code":N,"message":"…"}}`, where the code is an exit code of the command. A line that
-//! is no request is answered with an error (code 2).
+//! `{"op":"locate","byte":4096}`, `{"op":"scrub","check_only":false}`, `{"op":"scrub_stop"}`,
+//! `{"op":"settings"}`, `{"op":"hand_over"}` or `{"op":"wait","what":"destage","timeout_s":60}`; its
+//! answer is `{"ok":…}` or `{"error":{"code":N,"message":"…"}}`, where the code is an exit code of
+//! the command. A line that is no request is answered with an error (code 2).
 //!
+//! A daemon may be asked by a command of another version: requests keep their names and meaning,
+//! and what an answer has beyond what is known is passed over.
+//!
+//! - [`settings`] how a daemon was started, for the one that takes over from it;
 //! - [`server`] the daemon's half, on the engine's ring: it never blocks and bounds what it takes;
 //! - [`client`] the command's half, on a blocking socket.
 
@@ -14,6 +18,7 @@
 mod both_halves;
 pub mod client;
 pub mod server;
+pub mod settings;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -22,6 +27,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use evenkeel_raid::{ArrayError, Located, Status};
+
+pub use settings::Settings;
 
 /// Longest line of a request.
 pub const MAX_LINE: usize = 64 << 10;
@@ -56,6 +63,11 @@ pub enum Request {
     },
     /// End the scrub that is under way.
     ScrubStop,
+    /// How the daemon was started: [`Settings`].
+    Settings,
+    /// Leave the array to the daemon that asks: it is not stopped, but left as a dead daemon leaves
+    /// it. From the answer on there is no way back.
+    HandOver,
     /// Wait until something is done.
     Wait {
         /// What.
@@ -137,11 +149,18 @@ pub trait Commands: Clone + 'static {
     fn stop_scrub(&self) -> impl Future<Output = Result<(), ArrayError>>;
     /// Waits until no scrub is under way.
     fn scrub_ended(&self) -> impl Future<Output = Result<(), ArrayError>>;
+    /// How this daemon was started.
+    fn settings(&self) -> Settings;
+    /// From now on, or no longer, other daemons can see that this one is about to leave.
+    fn show_leaving(&self, leaving: bool);
+    /// Takes no more requests and leaves everything else as it is: for the next daemon, which may
+    /// have its sockets where this one's were. Called once.
+    fn leave(&self) -> impl Future<Output = ()>;
     /// Takes no more requests, finishes those under way, closes the front end and stops the
     /// array. Called once.
     fn stop(&self) -> impl Future<Output = Result<(), ArrayError>>;
-    /// Called after the answer to a stop was sent, whether it went well or not: the process may
-    /// end now.
+    /// Called after the answer to a stop was sent, whether it went well or not, and after it has
+    /// left: the process may end now.
     fn quit(&self);
 }
 
@@ -167,6 +186,8 @@ mod tests {
         assert_eq!(ask(r#"{"op":"scrub"}"#).unwrap(), scrub(false));
         assert_eq!(ask(r#"{"op":"scrub","check_only":true}"#).unwrap(), scrub(true));
         assert_eq!(ask(r#"{"op":"scrub_stop"}"#).unwrap(), Request::ScrubStop);
+        assert_eq!(ask(r#"{"op":"settings"}"#).unwrap(), Request::Settings);
+        assert_eq!(ask(r#"{"op":"hand_over"}"#).unwrap(), Request::HandOver);
         assert!(ask(r#"{"op":"locate","byte":-7}"#).is_err());
         assert!(ask(r#"{"op":"wait","what":"godot"}"#).is_err());
         assert!(ask(r#"{"op":"fail"}"#).is_err());

@@ -29,6 +29,9 @@ pub const MAX_CONNECTIONS: usize = 16;
 const IDLE_TIME: Duration = Duration::from_secs(60);
 /// How long a stop without force waits for clients that are just leaving.
 const LEAVE_TIME: Duration = Duration::from_millis(1000);
+/// How long what is dirty may take into its slots before the array is handed over. What is not there
+/// then is in the log and the ring, for the next daemon.
+const LAST_DESTAGE: Duration = Duration::from_secs(3);
 /// Longest wait that a client may ask for; no time-out means this.
 const LONGEST_WAIT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -103,6 +106,10 @@ async fn converse<W: World, C: Commands>(s: &Rc<State<W, C>>, socket: &Socket) -
         filled -= end + 1;
         let (done, last) = match request {
             Ok(Request::Stop { force }) => stop(s, force).await,
+            Ok(Request::HandOver) => match prepare_to_leave(s).await {
+                Ok(()) => return leave(s, socket).await,
+                Err(failure) => (Err(failure), false),
+            },
             Ok(request) => (carry_out(s, request).await, false),
             Err(e) => {
                 (Err(Failure::new(2, format!("This is not a request that I know: {e}."))), false)
@@ -153,6 +160,8 @@ async fn carry_out<W: World, C: Commands>(
             s.commands.stop_scrub().await?;
             Ok(Value::Null)
         }
+        Request::Settings => serde_json::to_value(s.commands.settings())
+            .map_err(|e| Failure::new(1, format!("The settings cannot be written: {e}."))),
         Request::Wait { what, timeout_s } => {
             let limit = match timeout_s {
                 None => LONGEST_WAIT,
@@ -175,7 +184,9 @@ async fn carry_out<W: World, C: Commands>(
                 .map(|()| Value::Null)
                 .map_err(Failure::from)
         }
-        Request::Stop { .. } => Err(Failure::new(1, "A stop is not carried out here.")),
+        Request::Stop { .. } | Request::HandOver => {
+            Err(Failure::new(1, "What ends the daemon is not carried out here."))
+        }
     }
 }
 
@@ -188,10 +199,44 @@ async fn stop<W: World, C: Commands>(
     if !force && let Err(e) = wait_until_closed(s).await {
         return (Err(e), false);
     }
-    if s.stopping.replace(true) {
-        return (Err(Failure::new(1, "The array is being stopped already.")), false);
+    if let Err(e) = end_once(s) {
+        return (Err(e), false);
     }
     (s.commands.stop().await.map(|()| Value::Null).map_err(Failure::from), true)
+}
+
+fn end_once<W: World, C: Commands>(s: &Rc<State<W, C>>) -> Result<(), Failure> {
+    if s.stopping.replace(true) {
+        let text = "The array is being stopped, or handed over to another daemon, already.";
+        return Err(Failure::new(1, text));
+    }
+    Ok(())
+}
+
+/// What shortens the next daemon's start while this one still serves.
+async fn prepare_to_leave<W: World, C: Commands>(s: &Rc<State<W, C>>) -> Result<(), Failure> {
+    end_once(s)?;
+    // What cannot be destaged, or not in time, is replayed.
+    let _ = within(&s.world, LAST_DESTAGE, destage(s)).await;
+    Ok(())
+}
+
+/// Answers, and leaves the array to whoever got the answer. If that one is gone, it goes on.
+async fn leave<W: World, C: Commands>(s: &Rc<State<W, C>>, socket: &Socket) -> io::Result<()> {
+    // Before the answer: whoever gets it may die, and another start must know what to wait for.
+    s.commands.show_leaving(true);
+    let sent = send(s, socket, &Answer::Ok(Value::Null)).await;
+    match sent {
+        Ok(()) => {
+            s.commands.leave().await;
+            s.commands.quit();
+        }
+        Err(_) => {
+            s.commands.show_leaving(false);
+            s.stopping.set(false);
+        }
+    }
+    sent
 }
 
 /// Gives clients that have just closed the device the moment it takes to notice.

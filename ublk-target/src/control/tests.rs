@@ -17,7 +17,8 @@ use evenkeel_raid::{Ack, ArrayError, ErrorKind, Located, Status};
 use serde_json::{Value, json};
 
 use super::client::{CallError, call};
-use super::{Commands, Request, WaitFor, server, socket_path};
+use super::{Commands, Request, Settings, WaitFor, server, socket_path};
+use crate::daemon::Via;
 use crate::nbd::socket;
 
 struct Inner {
@@ -106,6 +107,32 @@ impl Commands for StandIn {
         Ok(())
     }
 
+    fn settings(&self) -> Settings {
+        Settings {
+            version: "1".into(),
+            pid: 7,
+            via: Via::Nbd,
+            socket: None,
+            ack: Ack::Cached,
+            read_only: false,
+            accept_missing: false,
+            force: false,
+            io_timeout_s: Some(5),
+            checksum_cache: None,
+            foreground: false,
+            disks: Vec::new(),
+        }
+    }
+
+    fn show_leaving(&self, leaving: bool) {
+        self.0.open.set(usize::from(leaving));
+    }
+
+    async fn leave(&self) {
+        assert_eq!(self.0.open.get(), 1, "it showed that it leaves, and did not take it back");
+        assert!(!self.0.stopped.replace(true), "left once");
+    }
+
     async fn stop(&self) -> Result<(), ArrayError> {
         assert!(!self.0.stopped.replace(true), "stopped once");
         self.0.world.sleep(Duration::from_millis(50)).await;
@@ -178,6 +205,27 @@ fn a_daemon_is_asked_and_stopped() {
     let before = Instant::now();
     ask(&Request::Stop { force: false }).unwrap();
     assert!(before.elapsed() >= Duration::from_millis(150), "it waited for the client to leave");
+    thread.join().unwrap();
+    assert!(matches!(ask(&Request::Status), Err(CallError::NoDaemon)));
+}
+
+#[test]
+fn an_array_is_handed_over_to_whoever_is_there_to_take_it() {
+    let (dir, thread) = serve("handover");
+    let ask = |r: &Request| call(&dir, "tank", r);
+    assert_eq!(ask(&Request::Settings).unwrap()["io_timeout_s"], 5);
+    // Who asks and is gone before the answer takes nothing: all goes on.
+    let mut gone = UnixStream::connect(socket_path(&dir, "tank")).unwrap();
+    gone.write_all(b"{\"op\":\"hand_over\"}\n").unwrap();
+    drop(gone);
+    let mut refused = 0;
+    while let Err(e) = ask(&Request::HandOver) {
+        let CallError::Failed(f) = e else { panic!("{e}") };
+        assert!(f.message.contains("already"), "{}", f.message);
+        refused += 1;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(refused > 0, "the first one was heard before");
     thread.join().unwrap();
     assert!(matches!(ask(&Request::Status), Err(CallError::NoDaemon)));
 }

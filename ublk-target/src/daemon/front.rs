@@ -1,6 +1,7 @@
 //! The two front ends behind one face, and the takeover of a ublk device from a dead daemon.
 
 use std::cell::{Cell, RefCell};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,6 +24,10 @@ const STOP_PATIENCE: Duration = Duration::from_secs(60);
 const DELETE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long an NBD client may take to receive its last replies.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+/// The same where they can come back at once, to the next daemon.
+const PARTING_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it may take to quiesce a device.
+const QUIESCE_PATIENCE: Duration = Duration::from_secs(5);
 /// How old an answer to "is it in use?" may be.
 const FRESH: Duration = Duration::from_millis(200);
 
@@ -218,7 +223,7 @@ impl Front {
         Ok(Front { kind: Rc::new(kind), path: path.display().to_string().into() })
     }
 
-    /// An NBD server.
+    /// An NBD server, on a socket that is there already or on a new one.
     ///
     /// # Errors
     /// If the socket cannot be made.
@@ -226,11 +231,11 @@ impl Front {
         config: &DaemonConfig,
         world: &UringWorld,
         array: &DaemonArray,
-        read_only: bool,
+        listener: Option<UnixListener>,
     ) -> Result<Front, ArrayError> {
-        let socket = config.socket_path();
-        let listener = nbd::socket::listen(&socket)
-            .map_err(|e| failed(format!("The socket {} cannot be made: {e}.", socket.display())))?;
+        let (socket, read_only) = (config.socket_path(), config.start.read_only);
+        let cannot = |e| failed(format!("The socket {} cannot be made: {e}.", socket.display()));
+        let listener = listener.map_or_else(|| nbd::socket::listen(&socket), Ok).map_err(cannot)?;
         let server_config =
             ServerConfig { name: config.name.clone(), read_only, patience: Patience::default() };
         let (driver, array) = (world.driver().clone(), array.clone());
@@ -274,6 +279,25 @@ impl Front {
             });
         }
         known.map_or(1, |(_, busy)| usize::from(busy))
+    }
+
+    /// Takes no more requests, for the next daemon: nothing is taken away from it. Requests under
+    /// way are done or left to it, by how far they get in a short time.
+    pub async fn leave(&self, world: &UringWorld) {
+        match &*self.kind {
+            Kind::Nbd { server, .. } => {
+                within(world, PARTING_PATIENCE * 2, server.close(PARTING_PATIENCE)).await;
+            }
+            // Where the kernel cannot, or not in time, the end of the process does the same.
+            Kind::Ublk(u) => {
+                match within(world, QUIESCE_PATIENCE, u.control.quiesce_device()).await {
+                    Some(Ok(true)) => note(&format!("{} is quiesced.", self.path)),
+                    Some(Ok(false)) => {}
+                    Some(Err(e)) => note(&format!("{} could not be quiesced: {e}.", self.path)),
+                    None => note(&format!("{} could not be quiesced in time.", self.path)),
+                }
+            }
+        }
     }
 
     /// Takes no more requests and ends when those under way are done.

@@ -13,8 +13,8 @@ use evenkeel_raid::{Array, ArrayError, Event, Located, Status};
 
 use super::front::Front;
 use super::hook::Hook;
-use super::{DaemonConfig, failed, within};
-use crate::control::Commands;
+use super::{DaemonConfig, failed, pid_file, within};
+use crate::control::{Commands, Settings};
 use crate::process::note;
 
 /// How long the array may take to destage and to mark its members clean. After that the log stays
@@ -28,8 +28,9 @@ struct State {
     array: Array<UringWorld>,
     front: Front,
     hook: Option<Hook>,
-    name: String,
+    config: DaemonConfig,
     stopping: Cell<bool>,
+    left: Cell<bool>,
     code: Cell<u8>,
     ended: Cell<bool>,
     changed: Signal,
@@ -54,8 +55,9 @@ impl Live {
             array,
             front,
             hook,
-            name: config.name.clone(),
+            config: config.clone(),
             stopping: Cell::new(false),
+            left: Cell::new(false),
             code: Cell::new(0),
             ended: Cell::new(false),
             changed: Signal::new(),
@@ -68,6 +70,12 @@ impl Live {
             self.0.changed.wait().await;
         }
         self.0.code.get()
+    }
+
+    /// Whether the array was handed over: what lies in the run directory is the next daemon's.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.0.left.get()
     }
 
     /// From now on, what happens to the array is said in the log, and told to the hook: first of all
@@ -85,7 +93,7 @@ impl Live {
     fn tell(&self, event: &Event) {
         note(&event.sentence);
         if let Some(hook) = &self.0.hook {
-            hook.tell(&self.0.name, self.0.front.path(), event);
+            hook.tell(&self.0.config.name, self.0.front.path(), event);
         }
     }
 
@@ -124,7 +132,7 @@ impl Live {
             "A signal to end was ignored: {} is in use. To stop it anyway: evenkeel stop {} \
              --force",
             self.0.front.path(),
-            self.0.name
+            self.0.config.name
         ));
     }
 }
@@ -147,7 +155,7 @@ impl Commands for Live {
 
     async fn fail(&self, disk: &str) -> Result<(), ArrayError> {
         let Some(member) = self.0.array.member_by_path(disk) else {
-            let text = format!("{disk} is not a member of \"{}\".", self.0.name);
+            let text = format!("{disk} is not a member of \"{}\".", self.0.config.name);
             return Err(ArrayError::new(evenkeel_raid::ErrorKind::Usage, text));
         };
         self.0.array.fail_member(member).await
@@ -169,6 +177,24 @@ impl Commands for Live {
         self.0.array.scrub_ended().await
     }
 
+    fn settings(&self) -> Settings {
+        self.0.config.settings(self.0.array.status().ack)
+    }
+
+    fn show_leaving(&self, leaving: bool) {
+        pid_file::show_leaving(leaving);
+    }
+
+    async fn leave(&self) {
+        let s = &self.0;
+        // A signal may have stopped the array meanwhile; then there is nothing to hand over.
+        if !s.stopping.replace(true) {
+            s.left.set(true);
+            s.front.leave(&s.world).await;
+            note("The array is left to the next daemon.");
+        }
+    }
+
     async fn stop(&self) -> Result<(), ArrayError> {
         let s = &self.0;
         if s.stopping.replace(true) {
@@ -178,7 +204,7 @@ impl Commands for Live {
             Ok(()) => {
                 let stopped = within(&s.world, STOP_PATIENCE, s.array.stop()).await;
                 s.front.remove(&s.world).await;
-                self.tell(&Event::stopped(&s.name, s.front.path()));
+                self.tell(&Event::stopped(&s.config.name, s.front.path()));
                 stopped.unwrap_or_else(|| {
                     let text = "The members are too slow to finish in time, so what is not in \
                                 its place yet stays in the log. The next start replays it.";

@@ -117,7 +117,9 @@ pub async fn open(
                 list.join(", ")
             ));
         }
-        world.sleep(Duration::from_millis(50)).await;
+        // Requests wait for that, after a takeover: mostly the last writes end within moments.
+        let step = if waited < Duration::from_secs(1) { 5 } else { 50 };
+        world.sleep(Duration::from_millis(step)).await;
     }
 }
 

@@ -2,6 +2,7 @@
 //! and serves until it is told to stop.
 //!
 //! - [`members`] opening and locking; [`pid_file`] one daemon an array and run directory;
+//! - [`handover`] taking the array over from a daemon that runs;
 //! - [`front`] the two front ends behind one face; [`live`] the commands of the control socket;
 //! - [`tell`] what the daemon in the background says to the process that started it; [`hook`] the
 //!   program that is run on events.
@@ -13,6 +14,7 @@
 //! recovery ends.
 
 pub mod front;
+pub mod handover;
 pub mod hook;
 pub mod live;
 pub mod members;
@@ -20,8 +22,10 @@ pub mod pid_file;
 pub mod tell;
 
 use std::cell::Cell;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use evenkeel_journal::uring::engine::why_no_ring;
 use evenkeel_journal::uring::{Access, Engine, UringWorld};
@@ -29,10 +33,14 @@ use evenkeel_journal::world::World;
 use evenkeel_raid::hung::IO_TIMEOUT;
 use evenkeel_raid::{Ack, Array, ArrayError, ErrorKind, Progress, StartOptions};
 
+use serde::{Deserialize, Serialize};
+
+use crate::control::Settings;
 use crate::process;
 use crate::ublk::record::parse_uuid;
 use crate::{control, nbd, ublk};
 use front::{Front, Takeover};
+use handover::Seat;
 use hook::{Hook, HookConfig};
 use live::Live;
 use tell::Teller;
@@ -41,7 +49,8 @@ use tell::Teller;
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The front end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Via {
     /// `/dev/ublkbN`.
     #[default]
@@ -71,6 +80,8 @@ pub struct DaemonConfig {
     pub foreground: bool,
     /// The program that is run on events.
     pub hook: Option<HookConfig>,
+    /// Take the array over from the daemon that runs. Whether that can go well was looked at.
+    pub hand_over: bool,
 }
 
 impl DaemonConfig {
@@ -85,6 +96,28 @@ impl DaemonConfig {
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
         self.run_dir.join(format!("{}.log", self.name))
+    }
+
+    /// What the next daemon is told, this one acknowledging by `ack`.
+    fn settings(&self, ack: Ack) -> Settings {
+        Settings {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            via: self.via,
+            socket: self.socket.clone().map(Into::into),
+            ack,
+            read_only: self.start.read_only,
+            accept_missing: self.start.accept_missing,
+            force: self.start.force,
+            io_timeout_s: self.start.io_timeout.map(|t| t.as_secs()),
+            checksum_cache: self.start.checksum_cache,
+            rebuild_rate: self.start.rebuild_rate,
+            scrub_every_s: self.start.scrub_every.map(|t| t.as_secs()),
+            hook: self.hook.as_ref().map(|h| h.program.clone().into()),
+            hook_timeout_s: self.hook.as_ref().map_or(0, |h| h.timeout.as_secs()),
+            foreground: self.foreground,
+            disks: self.disks.iter().cloned().map(Into::into).collect(),
+        }
     }
 
     /// The same with paths that do not depend on the working directory.
@@ -165,11 +198,13 @@ fn serve(config: &DaemonConfig, mut teller: Teller<'_>) -> u8 {
     });
     let started = hook.and_then(|hook| Ok((start(config, &teller)?, hook)));
     let end = match started {
-        Ok(((engine, held, parts), hook)) => {
+        Ok(((engine, world, signals, seat), hook)) => {
+            let Seat { pid_file, control, nbd, since } = seat;
+            let parts = Parts { world, signals, control, nbd, since };
             let done = engine.block_on(live(config, &engine, parts, hook, &mut teller));
             // The ring goes with the process: what is in flight keeps its memory until then.
             std::mem::forget(engine);
-            drop(held);
+            drop(pid_file);
             done
         }
         Err(e) => Err(e),
@@ -186,15 +221,20 @@ fn serve(config: &DaemonConfig, mut teller: Teller<'_>) -> u8 {
 
 struct Parts {
     world: UringWorld,
-    signals: std::os::fd::OwnedFd,
+    signals: OwnedFd,
+    control: Option<UnixListener>,
+    nbd: Option<UnixListener>,
+    since: Option<Instant>,
 }
 
 /// Makes the process a daemon, and an engine in it.
 fn start(
     config: &DaemonConfig,
     teller: &Teller<'_>,
-) -> Result<(Engine, pid_file::PidFile, Parts), ArrayError> {
-    let held = pid_file::PidFile::take(&config.run_dir, &config.name)?;
+) -> Result<(Engine, UringWorld, OwnedFd, Seat), ArrayError> {
+    // Before anything else, so that of many starts the others end quickly; from a daemon that still
+    // serves it is taken last.
+    let free = if config.hand_over { None } else { Some(handover::take_seat(config, teller)?) };
     let signals = process::end_signals()
         .map_err(|e| failed(format!("Signals cannot be received on a descriptor: {e}.")))?;
     process::harden();
@@ -217,7 +257,8 @@ fn start(
     let world = engine.world(&config.run_dir).map_err(|e| {
         failed(format!("The run directory {} is not usable: {e}.", config.run_dir.display()))
     })?;
-    Ok((engine, held, Parts { world, signals }))
+    let seat = free.map_or_else(|| handover::take_seat(config, teller), Ok)?;
+    Ok((engine, world, signals, seat))
 }
 
 /// From the locks to the end of the daemon.
@@ -228,7 +269,7 @@ async fn live(
     hook: Option<Hook>,
     teller: &mut Teller<'_>,
 ) -> Result<u8, ArrayError> {
-    let Parts { world, signals } = parts;
+    let Parts { world, signals, control: listener, nbd: nbd_listener, since } = parts;
     let control = ublk::Control::start()
         .map_err(|e| failed(format!("The control thread cannot be started: {e}.")))?;
     let takeover = Takeover::begin(config, &control, teller).await?;
@@ -247,7 +288,8 @@ async fn live(
     }
 
     let socket = control::socket_path(&config.run_dir, &config.name);
-    let listener = nbd::socket::listen(&socket).map_err(|e| {
+    let listener = listener.map_or_else(|| nbd::socket::listen(&socket), Ok);
+    let listener = listener.map_err(|e| {
         failed(format!("The control socket {} cannot be made: {e}.", socket.display()))
     })?;
     let front = match config.via {
@@ -262,7 +304,7 @@ async fn live(
             let asked = front::Asked { uuid, params, explicit_ack: config.ack };
             Front::ublk(config, engine, &control, takeover, &array, asked).await
         }
-        Via::Nbd => Front::nbd(config, &world, &array, options.read_only),
+        Via::Nbd => Front::nbd(config, &world, &array, nbd_listener),
     };
     let front = match front {
         Ok(front) => front,
@@ -276,8 +318,15 @@ async fn live(
     control::server::start(world.clone(), world.driver().clone(), listener, live.clone());
     live.obey(signals);
     live.tell_news();
+    if let Some(since) = since {
+        let ms = since.elapsed().as_millis();
+        teller.note(&format!("Taken over from the daemon that ran: requests waited for {ms} ms."));
+    }
     teller.ready(&path);
     let code = live.ended().await;
+    if live.has_left() {
+        process::vanish(code);
+    }
     let _ = std::fs::remove_file(&socket);
     Ok(code)
 }

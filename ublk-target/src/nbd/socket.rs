@@ -29,6 +29,25 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
         }
         std::fs::remove_file(path)?;
     }
+    bind(path)
+}
+
+/// The same in the place of a server that lives and is about to leave: whoever connects from now on
+/// waits for this one. There is no moment without either.
+///
+/// # Errors
+/// What the kernel says; then the old one is still there.
+pub fn replace(path: &Path) -> io::Result<UnixListener> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = Path::new(&draft);
+    let _ = std::fs::remove_file(draft);
+    let listener = bind(draft)?;
+    std::fs::rename(draft, path)?;
+    Ok(listener)
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)

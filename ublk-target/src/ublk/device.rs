@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use libublk::ctrl::UblkCtrl;
 use libublk::io::UblkDev;
@@ -26,6 +27,11 @@ const TARGET: &str = "evenkeel";
 /// Largest discard that the kernel sends in one piece.
 const DISCARD_SECTORS: u32 = 1 << 21;
 const BLOCK_SHIFT: u8 = 12;
+/// How long the kernel may wait for a moment in which it can quiesce the queue.
+const QUIESCE_MS: u64 = 2000;
+/// How often it is looked whether a dead daemon has let go of its device, and how often at most.
+const LEFT_STEP: Duration = Duration::from_millis(5);
+const LEFT_STEPS: u32 = 2000;
 
 /// What the block layer is told of a device.
 #[derive(Clone, Copy, Debug)]
@@ -269,9 +275,22 @@ impl Control {
         })
     }
 
+    /// Lets the kernel take the queue from this process, where it can: requests wait from then on,
+    /// and what is under way is given again to the next daemon. Says whether it could.
+    pub fn quiesce_device(&self) -> Call<bool> {
+        self.call(|slot| {
+            let ctrl = slot.as_ref().ok_or(io::ErrorKind::NotFound)?;
+            if ctrl.dev_info().flags & u64::from(sys::UBLK_F_QUIESCE) == 0 {
+                return Ok(false);
+            }
+            outcome(ctrl.quiesce_dev(QUIESCE_MS)).map(|()| true)
+        })
+    }
+
     /// Waits until the device's dead daemon has let go of it (up to half a minute).
     pub fn begin_recovery(&self, id: u32) -> Call<()> {
         self.call(move |slot| {
+            wait_until_left(id)?;
             let ctrl = UblkCtrl::new(
                 Some(TARGET.into()),
                 i32::try_from(id).map_err(|_| io::ErrorKind::InvalidInput)?,
@@ -283,7 +302,12 @@ impl Control {
                 UblkFlags::UBLK_DEV_F_RECOVER_DEV,
             )
             .map_err(|e| io_error(&e))?;
-            outcome(ctrl.start_user_recover())?;
+            match outcome(ctrl.start_user_recover()) {
+                // Linux 6.12 lets a recovery begin once: a start that got no further than that has
+                // begun it, and this one goes on with it.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) && is_quiesced(id) => {}
+                done => done?,
+            }
             *slot = Some(ctrl);
             Ok(())
         })
@@ -343,6 +367,22 @@ impl Control {
     pub fn is_busy(&self, path: PathBuf) -> Call<bool> {
         self.call(move |_| Ok(is_busy(&path)))
     }
+}
+
+/// Waits until the kernel has noticed that the device's daemon is gone. libublk would wait, too, but
+/// ask only ten times a second; requests wait meanwhile.
+fn wait_until_left(id: u32) -> io::Result<()> {
+    for _ in 0..LEFT_STEPS {
+        if u32::from(simple(id)?.dev_info().state) != sys::UBLK_S_DEV_LIVE {
+            break;
+        }
+        std::thread::sleep(LEFT_STEP);
+    }
+    Ok(())
+}
+
+fn is_quiesced(id: u32) -> bool {
+    simple(id).is_ok_and(|c| u32::from(c.dev_info().state) == sys::UBLK_S_DEV_QUIESCED)
 }
 
 fn simple(id: u32) -> io::Result<UblkCtrl> {
