@@ -117,7 +117,8 @@ pub fn by_name(name: &str, bound: Duration) -> Result<Vec<PathBuf>, Failure> {
     let mut seen = HashSet::new();
     let mut found: Vec<(u128, PathBuf)> = Vec::new();
     let mut paths = Vec::new();
-    for path in remembered(name).into_iter().chain(configured()).chain(block_devices()) {
+    for path in place::remembered_disks(name).into_iter().chain(configured()).chain(block_devices())
+    {
         // As the daemon sees it: a loop device is its file, which was remembered perhaps.
         let Ok(identity) = identity(&path) else { continue };
         if seen.insert(identity) {
@@ -153,10 +154,6 @@ pub fn by_name(name: &str, bound: Duration) -> Result<Vec<PathBuf>, Failure> {
         ));
     }
     Ok(found.into_iter().map(|(_, path)| path).collect())
-}
-
-fn remembered(name: &str) -> Vec<PathBuf> {
-    lines(&place::disks_path(name))
 }
 
 /// Paths that the configuration names: one a line, `#` begins a comment.

@@ -27,7 +27,7 @@ impl Folder {
     }
 
     fn disks(&self) -> Vec<PathBuf> {
-        (0..3).map(|i| self.0.join(format!("disk{i}"))).collect()
+        (0..4).map(|i| self.0.join(format!("disk{i}"))).collect()
     }
 
     fn run(&self, args: &[&str], disks: &[PathBuf]) -> Output {
@@ -66,7 +66,9 @@ impl Drop for Folder {
 fn what_a_daemon_prints_is_as_the_schema_says() {
     let (schema, f) = (status_schema(), Folder::new());
     let disks = f.disks();
-    f.ok(&["create", "a", "--level", "raid5", "--file-size", "32M"], &disks);
+    let (spare, disks) = disks.split_first().expect("four");
+    let named = spare.to_str().expect("a plain path");
+    f.ok(&["create", "a", "--level", "raid5", "--file-size", "32M", "--spare", named], disks);
     assert_eq!(f.test(), Some(4));
     f.ok(&["start", "a", "--via", "nbd"], &[]);
     let healthy = f.status();
@@ -84,12 +86,25 @@ fn what_a_daemon_prints_is_as_the_schema_says() {
         (&scrubbed["scrub"]["running"], &scrubbed["scrub"]["mismatches"]),
         (&json!(false), &json!(0))
     );
+    assert_eq!(
+        (&healthy["members"][3]["role"], &healthy["members"][3]["state"]),
+        (&json!("spare"), &json!("spare"))
+    );
     f.ok(&["fail", "a"], &disks[..1]);
+    assert_eq!(check(&schema, &f.status()), Ok(()), "while a spare takes the place");
+    f.ok(&["wait", "a", "rebuild"], &[]);
+    let rebuilt = f.status();
+    assert_eq!(
+        (check(&schema, &rebuilt), rebuilt["members"].as_array().map(Vec::len)),
+        (Ok(()), Some(3))
+    );
+    assert_eq!((&rebuilt["members"][0]["path"], f.test()), (&json!(named), Some(0)));
+    f.ok(&["fail", "a"], &disks[1..2]);
     let degraded = f.status();
     assert_eq!(check(&schema, &degraded), Ok(()));
     assert_eq!((&degraded["state"], f.test()), (&json!("degraded"), Some(1)));
     f.ok(&["stop", "a"], &[]);
-    f.ok(&["start", "--read-only", "--via", "nbd"], &disks[1..]);
+    f.ok(&["start", "--read-only", "--via", "nbd", named], &disks[2..]);
     let read_only = f.status();
     assert_eq!(check(&schema, &read_only), Ok(()));
     assert_eq!((&read_only["read_only"], f.test()), (&json!(true), Some(1)));
@@ -102,8 +117,16 @@ fn what_a_daemon_prints_is_as_the_schema_says() {
         done_bytes: 1,
         total_bytes: u64::MAX,
         bytes_per_s: 3,
-        eta_s: Some(4),
+        eta_s: None,
     });
+    let eta = |seconds| {
+        let mut value = serde_json::to_value(&status).expect("JSON");
+        value["rebuild"]["eta_s"] = seconds;
+        check(&schema, &value)
+    };
+    assert_eq!((eta(json!(null)), eta(json!(4))), (Ok(()), Ok(())));
+    assert!(eta(json!(-1)).is_err());
+    status.members[0].takes = Some(2);
     status.scrub = Some(ScrubStatus {
         running: true,
         check_only: true,

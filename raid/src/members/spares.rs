@@ -189,7 +189,7 @@ impl<W: World> Members<W> {
         self.write_one(twin, at, segs).await
     }
 
-    /// Flushes twins.
+    /// Flushes twins, or spares.
     ///
     /// # Errors
     /// `Halted` as for [`Members::flush`].
