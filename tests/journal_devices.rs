@@ -471,9 +471,9 @@ fn creation_refuses_what_cannot_be_a_journal_device() {
         let ran = sim.run(LIMIT, async move {
             let (members, journals) = disks.split_at(3);
             if made_before {
-                create_with_journals(&world, members, journals, &o).await.expect("made");
+                create_with_journals(&world, members, journals, &[], &o).await.expect("made");
             }
-            create_with_journals(&world, members, journals, &o).await.map_err(|e| e.kind)
+            create_with_journals(&world, members, journals, &[], &o).await.map_err(|e| e.kind)
         });
         ran.expect("it ends").map(|_| ())
     };

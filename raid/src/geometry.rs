@@ -351,6 +351,21 @@ impl Geometry {
         self.bytes_of(member) - SUPERBLOCK_BYTES
     }
 
+    /// Checks that a disk of so many bytes can take a member's place.
+    ///
+    /// # Errors
+    /// `TooSmall` if it cannot.
+    pub fn takes_spare(&self, path: &str, bytes: u64) -> Result<(), ArrayError> {
+        if bytes >= self.member_bytes {
+            return Ok(());
+        }
+        let text = format!(
+            "{path} has {bytes} bytes; a member of this array takes {}. Nothing was written.",
+            self.member_bytes
+        );
+        Err(ArrayError::new(ErrorKind::TooSmall, text))
+    }
+
     /// Slots beyond the stripes: 1/64, and enough for the whole stripes of the largest request
     /// beside those that are kept for destage.
     #[must_use]

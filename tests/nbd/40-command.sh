@@ -20,7 +20,9 @@ expect 2 "$EK" create x --level evenodd --file-size 64M a b
 expect 2 "$EK" create x --level evenodd --parity 3 --file-size 64M a b c d
 expect 0 "$EK" create x --level raid1 --dry-run --file-size 64M a b
 expect 0 "$EK" create x --level evenodd --dry-run --file-size 64M a b c d
-expect 17 "$EK" create x --level raid5 --file-size 64M --spare d a b c
+expect 0 "$EK" create x --level raid5 --dry-run --file-size 64M --spare d a b c
+grep -q "d takes the place" "$work/out" || die "the spare is not named"
+expect 12 "$EK" create x --level raid5 --file-size 64M --spare a a b c
 expect 1 "$EK" create x --level raid5 a b c
 expect 12 "$EK" create x --level raid5 --file-size 64M a a c
 expect 12 "$EK" create x --level raid5 --file-size 64M a ./a c

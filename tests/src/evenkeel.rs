@@ -166,7 +166,7 @@ impl Subject for Evenkeel {
             force: false,
         };
         let (members, journals) = disks.split_at(setup.members());
-        let made = create_with_journals(world, members, journals, &options).await;
+        let made = create_with_journals(world, members, journals, &[], &options).await;
         made.map(|_| ()).map_err(text)
     }
 

@@ -48,6 +48,7 @@ Examples:
   evenkeel create data --level raid6 /dev/sd[b-g]               4 data, any 2 of 6 may be lost
   evenkeel create safe --level rs --parity 3 /dev/sd[b-k]       7 data, any 3 of 10 may be lost
   evenkeel create test --level raid5 --file-size 1G a b c       three sparse files
+  evenkeel create data --level raid5 --spare /dev/sdf /dev/sd[b-e]   a spare for the one that fails
   evenkeel create data --level raid6 --dry-run /dev/sd[b-g]     only says what would be";
 
 const AFTER_LOCATE: &str = "\
@@ -74,6 +75,31 @@ The new daemon is this program, with the options that the old one was started wi
 mounted or not: its requests wait for a moment. NBD clients connect again, to the same socket. Nothing that was
 acknowledged is lost. What the new daemon could not go on with is refused (10, 17) before the old one is
 asked to leave. To change options at the same time: evenkeel start NAME --takeover ...";
+
+const AFTER_ADD: &str = "\
+A disk that was a member until it failed or was pulled gets what it missed, and only that. Any other is a
+spare: it takes the place of a member that is out, at once, or waits until one fails. A disk that is in
+use (13), is too small (15) or carries something else, also a member of another array (16), is refused.
+
+Examples:
+  evenkeel add data /dev/sdh && evenkeel wait data rebuild
+  evenkeel status data                      shows how far the rebuild is";
+
+const AFTER_REMOVE: &str = "\
+Spares can be taken out, and members that have failed or are missing. One that is in use is refused (1):
+replace it by another disk, or fail it first.
+
+Examples:
+  evenkeel remove data /dev/sdh
+  evenkeel fail data /dev/sdc && evenkeel remove data /dev/sdc";
+
+const AFTER_REPLACE: &str = "\
+The array stays as safe as it is: OLD is read and written as long as it works, and leaves when NEW has
+everything. NEW is a disk as for add, or a spare of this array.
+
+Examples:
+  evenkeel replace data /dev/sdc /dev/sdh && evenkeel wait data rebuild
+  evenkeel fail data /dev/sdh               breaks it off; OLD stays";
 
 const AFTER_DESTROY: &str = "\
 What the array held is given up, though only the superblocks are wiped: afterwards the disks are no
@@ -106,7 +132,16 @@ pub enum Verb {
     /// Show one array, or all that run.
     Status(StatusArgs),
     /// Fail a member: nothing is read from it or written to it any more.
-    Fail(FailArgs),
+    Fail(DiskArgs),
+    /// Take a disk in: as a spare, or as the member that it was.
+    #[command(after_help = AFTER_ADD)]
+    Add(DiskArgs),
+    /// Take out a spare, or a member that has failed.
+    #[command(after_help = AFTER_REMOVE)]
+    Remove(DiskArgs),
+    /// Have another disk take a member's place, under load.
+    #[command(after_help = AFTER_REPLACE)]
+    Replace(ReplaceArgs),
     /// Compare everything that the disks hold with its checksums, and make right what is wrong.
     #[command(after_help = AFTER_SCRUB)]
     Scrub(ScrubArgs),
@@ -155,7 +190,7 @@ pub struct CreateArgs {
     /// Keep the log's front in persistent memory (not supported yet).
     #[arg(long, value_name = "PATH")]
     pub nvram: Option<PathBuf>,
-    /// A disk that takes a failed one's place (not supported yet).
+    /// A disk that takes the place of a member that fails, by itself; may be given more than once.
     #[arg(long, value_name = "DISK")]
     pub spare: Vec<PathBuf>,
     /// Create missing files sparse, with this size.
@@ -294,13 +329,24 @@ pub struct StatusArgs {
     pub watch: bool,
 }
 
-/// `fail`
+/// `fail`, `add`, `remove`
 #[derive(Args, Debug)]
-pub struct FailArgs {
+pub struct DiskArgs {
+    /// Name of the array.
+    pub name: String,
+    /// Path of the disk.
+    pub disk: PathBuf,
+}
+
+/// `replace`
+#[derive(Args, Debug)]
+pub struct ReplaceArgs {
     /// Name of the array.
     pub name: String,
     /// Path of the member.
-    pub disk: PathBuf,
+    pub old: PathBuf,
+    /// Path of the disk that takes its place.
+    pub new: PathBuf,
 }
 
 /// `scrub`
@@ -319,7 +365,7 @@ pub struct ScrubArgs {
 /// What to wait for.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WaitWhat {
-    /// A rebuild (not supported yet).
+    /// The end of the rebuild, if one is under way or about to begin.
     Rebuild,
     /// The end of the scrub, if one is under way.
     Scrub,

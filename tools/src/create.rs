@@ -13,30 +13,32 @@ use evenkeel_journal::BLOCK;
 use evenkeel_journal::uring::Access;
 use evenkeel_raid::codec::Level;
 use evenkeel_raid::geometry::{Geometry, MEMBER_GRAIN};
-use evenkeel_raid::superblock::BadSuperblock;
+use evenkeel_raid::superblock::MAX_SPARES;
 use evenkeel_raid::{ArrayError, CreateOptions, ErrorKind};
 use evenkeel_ublk_target::control::{Failure, Request, client};
 
+use crate::candidate::{self, Candidate};
 use crate::cli::CreateArgs;
 use crate::probe::Identity;
 use crate::shape::{mkfs_options, shape, survives};
 use crate::size::human;
-use crate::{Outcome, engine, find, held, not_yet, place, print, probe, signature};
+use crate::{Outcome, engine, held, not_yet, place, print, probe};
 
 pub fn run(args: &CreateArgs) -> Outcome {
     let options = options(args)?;
     check_name_is_free(&args.name)?;
-    let named = args.disks.iter().chain(&args.journal);
+    let named = args.disks.iter().chain(&args.journal).chain(&args.spare);
     let all: Result<Vec<_>, _> = named.map(|d| look(d, args.file_size)).collect();
     let all = all?;
-    let (disks, journals) = all.split_at(args.disks.len());
+    let (disks, others) = all.split_at(args.disks.len());
+    let (journals, spares) = others.split_at(args.journal.len());
     let there: Vec<(&Path, Identity)> =
         all.iter().filter_map(|d| d.identity.map(|i| (d.path, i))).collect();
     check_distinct(&all, &there)?;
     there.iter().try_for_each(|(path, _)| held::check_free(path))?;
     let mut overwritten = Vec::new();
     for (path, _) in &there {
-        if let Some(what) = occupant(path)? {
+        if let Some(what) = candidate::occupant(path)? {
             overwritten.push((*path, what));
         }
     }
@@ -47,6 +49,7 @@ pub fn run(args: &CreateArgs) -> Outcome {
         ));
     }
     let geometry = plan(&options, disks, journals)?;
+    spares.iter().try_for_each(|s| geometry.takes_spare(&s.path.to_string_lossy(), s.bytes))?;
     for (path, what) in &overwritten {
         let verb = if args.dry_run { "Would overwrite" } else { "Overwriting" };
         eprintln!("evenkeel: {verb} {what} on {}.", path.display());
@@ -67,27 +70,18 @@ pub fn run(args: &CreateArgs) -> Outcome {
     Ok(0)
 }
 
-/// A disk that was named.
-struct Candidate<'a> {
-    path: &'a Path,
-    /// None: it is missing, and a file is to be made.
-    identity: Option<Identity>,
-    bytes: u64,
-}
-
 fn options(args: &CreateArgs) -> Result<CreateOptions, Failure> {
     place::check_name(&args.name)?;
     let level: Level = args
         .level
         .parse()
         .map_err(|e| Failure::new(2, format!("{}.", capital(&format!("{e}")))))?;
-    for (given, what) in [
-        (args.nvram.is_some(), "Persistent memory (--nvram)"),
-        (!args.spare.is_empty(), "A spare disk (--spare)"),
-    ] {
-        if given {
-            return Err(not_yet(what));
-        }
+    if args.nvram.is_some() {
+        return Err(not_yet("Persistent memory (--nvram)"));
+    }
+    if args.spare.len() > MAX_SPARES {
+        let text = format!("An array has {MAX_SPARES} spares at most. Nothing was changed.");
+        return Err(Failure::new(2, text));
     }
     let (data, parity) = shape(level, args.data, args.parity, args.disks.len())?;
     Ok(CreateOptions {
@@ -122,14 +116,12 @@ fn look(path: &Path, file_size: Option<u64>) -> Result<Candidate<'_>, Failure> {
     if let (Some(bytes), true) = (file_size, path.symlink_metadata().is_err()) {
         return Ok(Candidate { path, identity: None, bytes });
     }
-    let identity = probe::identify(path).map_err(|mut e| {
-        e.message.push_str(" Nothing was changed.");
+    Candidate::there(path).map_err(|mut e| {
         if file_size.is_none() && e.code == 1 {
             e.message.push_str(" --file-size SIZE creates missing files.");
         }
         e
-    })?;
-    Ok(Candidate { path, identity: Some(identity), bytes: probe::bytes(path)? })
+    })
 }
 
 fn check_distinct(disks: &[Candidate<'_>], there: &[(&Path, Identity)]) -> Result<(), Failure> {
@@ -148,23 +140,6 @@ fn check_distinct(disks: &[Candidate<'_>], there: &[(&Path, Identity)]) -> Resul
         }
     }
     Ok(())
-}
-
-/// What is on a disk, if anything is.
-fn occupant(path: &Path) -> Result<Option<String>, Failure> {
-    let copies = find::superblocks(path)
-        .map_err(|e| Failure::new(1, format!("{} cannot be read: {e}.", path.display())))?;
-    if let Some(s) = find::counting(&copies) {
-        return Ok(Some(format!("a member of the array \"{}\"", s.name)));
-    }
-    if find::unsupported(&copies).is_some() {
-        return Ok(Some("a member of an array of another version of evenkeel".to_owned()));
-    }
-    if let Some(what) = signature::signature(path)? {
-        return Ok(Some(what));
-    }
-    let damaged = copies.iter().any(|c| c.found == Err(BadSuperblock::Damaged));
-    Ok(damaged.then(|| "a damaged member of an array".to_owned()))
 }
 
 fn plan(
@@ -215,12 +190,12 @@ fn make(
         disks.iter().map(|d| engine::open_disk(&engine, d, Access::ReadWrite)).collect()
     };
     let (disks, journals) = (open(&args.disks)?, open(&args.journal)?);
-    let create = evenkeel_raid::create_with_journals(&world, &disks, &journals, options);
+    let spares = open(&args.spare)?;
+    let create = evenkeel_raid::create_with_journals(&world, &disks, &journals, &spares, options);
     engine.block_on(create)?;
     made.keep();
     // For a start by name; without it, files have to be named (or be in the configuration).
-    let paths = args.disks.iter().chain(&args.journal).map(|d| place::absolute(d));
-    let paths: Vec<PathBuf> = paths.collect();
+    let paths: Vec<PathBuf> = candidates.iter().map(|c| place::absolute(c.path)).collect();
     let _ = place::remember_disks(&args.name, &paths);
     Ok(())
 }
@@ -252,6 +227,13 @@ fn story(
         human(g.cache_blocks * block),
     );
     text.push_str(&warning(g.journals, o.parity));
+    match &*args.spare {
+        [] => {}
+        [one] => {
+            text += &format!("\n{} takes the place of a member that fails.", one.display());
+        }
+        all => text += &format!("\n{} spares take the places of members that fail.", all.len()),
+    }
     if args.no_checksums {
         text.push_str("\nBlocks have no checksums.");
     }

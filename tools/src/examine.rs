@@ -80,12 +80,17 @@ fn describe_copy(copy: &Copy) -> Value {
 
 fn describe(s: &Superblock) -> Value {
     let g = &s.geometry;
-    let members: Vec<Value> = s
-        .members
-        .iter()
-        .enumerate()
+    // An entry that a spare has left names nobody.
+    let named = s.members.iter().enumerate().filter(|(_, m)| !m.is_free());
+    let members: Vec<Value> = named
         .map(|(i, m)| {
-            json!({"index": i, "role": role(g, i), "uuid": uuid(m.uuid), "state": m.state})
+            let mut v =
+                json!({"index": i, "role": role(g, i), "uuid": uuid(m.uuid), "state": m.state});
+            if let Some(filling) = m.filling {
+                v["takes"] = json!(filling.takes);
+                v["filled_stripes"] = json!(filling.next);
+            }
+            v
         })
         .collect();
     json!({
@@ -152,7 +157,13 @@ fn describe_run(run: &Run) -> Value {
 }
 
 fn role(g: &Geometry, index: usize) -> Role {
-    if index < g.members() { Role::Data } else { Role::Journal }
+    if index < g.members() {
+        Role::Data
+    } else if index < g.table() {
+        Role::Journal
+    } else {
+        Role::Spare
+    }
 }
 
 /// The areas of a member or journal device of this shape, in order.
@@ -193,7 +204,11 @@ fn text(v: &Value) -> String {
     } else {
         out += &format!(
             " {} {} of \"{}\", {} {}+{}, {}\n  array {}, member {}\n  epoch {}, {}",
-            if v["member"]["role"] == "journal" { "journal device" } else { "member" },
+            match v["member"]["role"].as_str() {
+                Some("journal") => "journal device",
+                Some("spare") => "spare",
+                _ => "member",
+            },
             word(&v["member"]["index"]),
             s("name"),
             s("level"),
@@ -207,11 +222,12 @@ fn text(v: &Value) -> String {
         );
         for m in v["members"].as_array().into_iter().flatten() {
             out += &format!(
-                "\n  {:>3}  {}  {}{}",
+                "\n  {:>3}  {}  {}{}{}",
                 word(&m["index"]),
                 word(&m["uuid"]),
                 word(&m["state"]),
                 if m["role"] == "journal" { ", journal device" } else { "" },
+                m["takes"].as_u64().map_or_else(String::new, |t| format!(", takes member {t}")),
             );
         }
         for a in v["areas"].as_array().into_iter().flatten() {

@@ -117,7 +117,9 @@ pub fn by_name(name: &str, bound: Duration) -> Result<Vec<PathBuf>, Failure> {
     let mut seen = HashSet::new();
     let mut found: Vec<(u128, PathBuf)> = Vec::new();
     let mut paths = Vec::new();
-    for path in remembered(name).into_iter().chain(config::disks()).chain(block_devices()) {
+    for path in
+        place::remembered_disks(name).into_iter().chain(config::disks()).chain(block_devices())
+    {
         // As the daemon sees it: a loop device is its file, which was remembered perhaps.
         let Ok(identity) = identity(&path) else { continue };
         if seen.insert(identity) {
@@ -153,10 +155,6 @@ pub fn by_name(name: &str, bound: Duration) -> Result<Vec<PathBuf>, Failure> {
         ));
     }
     Ok(found.into_iter().map(|(_, path)| path).collect())
-}
-
-fn remembered(name: &str) -> Vec<PathBuf> {
-    paths::paths_in(&std::fs::read(place::disks_path(name)).unwrap_or_default())
 }
 
 /// Block devices that hold anything. A ublk device is left out: without its daemon, reading from

@@ -5,13 +5,14 @@
 //! - [`probe`] what a disk is; [`held`] who uses it; [`signature`] what else is on it; [`find`] members
 //!   by the name of their array; [`aside`] reading what may never answer; [`shape`] how many chunks are
 //!   data and parity;
-//! - [`create`], [`destroy`], [`start`], [`upgrade`], [`stop`], [`status`], [`fail`], [`scrub`], [`wait`], [`examine`],
-//!   [`log`], [`locate`].
+//! - [`create`], [`destroy`], [`start`], [`upgrade`], [`stop`], [`status`], [`fail`], [`members`] (`add`,
+//!   `remove`, `replace`), [`scrub`], [`wait`], [`examine`], [`log`], [`locate`].
 //!
 //! What must hold: nothing is printed to standard output but the answer; an error is a full
 //! sentence on standard error and one of the exit codes of [`Failure`].
 
 mod aside;
+mod candidate;
 mod cli;
 mod config;
 mod create;
@@ -23,6 +24,7 @@ mod find;
 mod held;
 mod locate;
 mod log;
+mod members;
 mod paths;
 mod place;
 mod probe;
@@ -56,6 +58,9 @@ fn main() -> ExitCode {
         Verb::Stop(args) => stop::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Fail(args) => fail::run(&args),
+        Verb::Add(args) => members::add(&args),
+        Verb::Remove(args) => members::remove(&args),
+        Verb::Replace(args) => members::replace(&args),
         Verb::Scrub(args) => scrub::run(&args),
         Verb::Wait(args) => wait::run(&args),
         Verb::Examine(args) => examine::run(&args),

@@ -75,6 +75,11 @@ pub fn absolute(path: &Path) -> PathBuf {
         .unwrap_or_else(|| path.to_owned())
 }
 
+/// The disks that are remembered for a start by name.
+pub fn remembered_disks(name: &str) -> Vec<PathBuf> {
+    paths::paths_in(&std::fs::read(disks_path(name)).unwrap_or_default())
+}
+
 /// Remembers the disks of an array for the next start by name.
 ///
 /// # Errors

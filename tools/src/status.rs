@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use evenkeel_raid::Status;
-use evenkeel_raid::status::{Role, ScrubStatus, State};
+use evenkeel_raid::status::{MemberState, MemberStatus, Role, ScrubStatus, State};
 use evenkeel_ublk_target::control::client::CallError;
 use evenkeel_ublk_target::control::{Failure, Request, client};
 
@@ -155,8 +155,16 @@ fn word(value: impl Serialize) -> String {
     }
 }
 
-fn journal(role: Role) -> &'static str {
-    if role == Role::Journal { ", journal" } else { "" }
+/// State of a member, and what it is beside that.
+fn state(m: &MemberStatus) -> String {
+    let more = match (m.role, m.takes) {
+        (_, Some(takes)) => format!(", for member {takes}"),
+        (Role::Journal, None) => ", journal".to_owned(),
+        // One that waits says so by its state.
+        (Role::Spare, None) if m.state != MemberState::Spare => ", spare".to_owned(),
+        _ => String::new(),
+    };
+    word(m.state) + &more
 }
 
 fn table(s: &Status) -> String {
@@ -190,7 +198,7 @@ fn table(s: &Status) -> String {
         t.add_row([
             m.index.to_string(),
             path.clone(),
-            format!("{}{}", word(m.state), journal(m.role)),
+            state(m),
             m.read_errors.to_string(),
             m.write_errors.to_string(),
             m.checksum_errors.to_string(),
@@ -271,17 +279,22 @@ fn scrub_line(s: &ScrubStatus) -> String {
 mod tests {
     use super::*;
     use evenkeel_raid::Ack;
-    use evenkeel_raid::status::{MemberState, MemberStatus};
 
     #[test]
     fn a_table_says_what_matters() {
-        let members = (0..3).map(|index| MemberStatus {
-            takes: None,
+        let members = (0..5).map(|index| MemberStatus {
+            takes: (index == 4).then_some(1),
             index,
-            role: Default::default(),
+            role: if index < 3 { Role::Data } else { Role::Spare },
             path: if index == 1 { String::new() } else { format!("/dev/sd{index}") },
             uuid: format!("uuid-{index}"),
-            state: if index == 1 { MemberState::Missing } else { MemberState::Active },
+            state: match index {
+                1 => MemberState::Missing,
+                2 => MemberState::Failing,
+                3 => MemberState::Spare,
+                4 => MemberState::Rebuilding,
+                _ => MemberState::Active,
+            },
             read_errors: 0,
             write_errors: 0,
             checksum_errors: 0,
@@ -313,6 +326,14 @@ mod tests {
         let text = table(&status);
         for part in ["tank: degraded, raid5 2+1, 1 GiB", "uuid-1", "missing", "No further member"] {
             assert!(text.contains(part), "{part} in\n{text}");
+        }
+        let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+        for row in [
+            &["2", "/dev/sd2", "failing", "0"][..],
+            &["3", "/dev/sd3", "spare", "0"],
+            &["4", "/dev/sd4", "rebuilding,", "for", "member", "1", "0"],
+        ] {
+            assert!(rows.iter().any(|r| r.starts_with(row)), "{row:?} in\n{text}");
         }
         let value = serde_json::to_value(&status).unwrap();
         assert_eq!(code_of(&value["state"]), 1);

@@ -11,6 +11,9 @@ use evenkeel_raid::status::{RebuildStatus, ScrubStatus};
 use schema::check;
 use serde_json::{Value, json};
 
+/// Unlike that of any array on this machine: it is started by name.
+const NAME: &str = "status-schema-test";
+
 fn status_schema() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/status.schema.json");
     serde_json::from_slice(&std::fs::read(path).expect("the schema")).expect("JSON")
@@ -27,7 +30,7 @@ impl Folder {
     }
 
     fn disks(&self) -> Vec<PathBuf> {
-        (0..3).map(|i| self.0.join(format!("disk{i}"))).collect()
+        (0..4).map(|i| self.0.join(format!("disk{i}"))).collect()
     }
 
     fn run(&self, args: &[&str], disks: &[PathBuf]) -> Output {
@@ -47,17 +50,17 @@ impl Folder {
     }
 
     fn status(&self) -> Value {
-        serde_json::from_str(&self.ok(&["status", "a", "--json"], &[])).expect("JSON")
+        serde_json::from_str(&self.ok(&["status", NAME, "--json"], &[])).expect("JSON")
     }
 
     fn test(&self) -> Option<i32> {
-        self.run(&["status", "a", "--test"], &[]).status.code()
+        self.run(&["status", NAME, "--test"], &[]).status.code()
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        self.run(&["stop", "a", "--force"], &[]);
+        self.run(&["stop", NAME, "--force"], &[]);
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -66,34 +69,49 @@ impl Drop for Folder {
 fn what_a_daemon_prints_is_as_the_schema_says() {
     let (schema, f) = (status_schema(), Folder::new());
     let disks = f.disks();
-    f.ok(&["create", "a", "--level", "raid5", "--file-size", "32M"], &disks);
+    let (spare, disks) = disks.split_first().expect("four");
+    let named = spare.to_str().expect("a plain path");
+    f.ok(&["create", NAME, "--level", "raid5", "--file-size", "32M", "--spare", named], disks);
     assert_eq!(f.test(), Some(4));
-    f.ok(&["start", "a", "--via", "nbd"], &[]);
+    f.ok(&["start", NAME, "--via", "nbd"], &[]);
     let healthy = f.status();
     assert_eq!(check(&schema, &healthy), Ok(()));
     assert_eq!((&healthy["state"], f.test()), (&json!("healthy"), Some(0)));
     let list: Vec<Value> = serde_json::from_str(&f.ok(&["status", "--json"], &[])).expect("JSON");
     assert_eq!((list.len(), check(&schema, &list[0])), (1, Ok(())));
     assert_eq!(healthy["scrub"], Value::Null);
-    f.ok(&["scrub", "a"], &[]);
+    f.ok(&["scrub", NAME], &[]);
     assert_eq!(check(&schema, &f.status()), Ok(()), "while it goes on");
-    f.ok(&["wait", "a", "scrub"], &[]);
+    f.ok(&["wait", NAME, "scrub"], &[]);
     let scrubbed = f.status();
     assert_eq!(check(&schema, &scrubbed), Ok(()));
     assert_eq!(
         (&scrubbed["scrub"]["running"], &scrubbed["scrub"]["mismatches"]),
         (&json!(false), &json!(0))
     );
-    f.ok(&["fail", "a"], &disks[..1]);
+    assert_eq!(
+        (&healthy["members"][3]["role"], &healthy["members"][3]["state"]),
+        (&json!("spare"), &json!("spare"))
+    );
+    f.ok(&["fail", NAME], &disks[..1]);
+    assert_eq!(check(&schema, &f.status()), Ok(()), "while a spare takes the place");
+    f.ok(&["wait", NAME, "rebuild"], &[]);
+    let rebuilt = f.status();
+    assert_eq!(
+        (check(&schema, &rebuilt), rebuilt["members"].as_array().map(Vec::len)),
+        (Ok(()), Some(3))
+    );
+    assert_eq!((&rebuilt["members"][0]["path"], f.test()), (&json!(named), Some(0)));
+    f.ok(&["fail", NAME], &disks[1..2]);
     let degraded = f.status();
     assert_eq!(check(&schema, &degraded), Ok(()));
     assert_eq!((&degraded["state"], f.test()), (&json!("degraded"), Some(1)));
-    f.ok(&["stop", "a"], &[]);
-    f.ok(&["start", "--read-only", "--via", "nbd"], &disks[1..]);
+    f.ok(&["stop", NAME], &[]);
+    f.ok(&["start", "--read-only", "--via", "nbd", named], &disks[2..]);
     let read_only = f.status();
     assert_eq!(check(&schema, &read_only), Ok(()));
     assert_eq!((&read_only["read_only"], f.test()), (&json!(true), Some(1)));
-    f.ok(&["stop", "a"], &[]);
+    f.ok(&["stop", NAME], &[]);
 
     // What this version cannot bring about yet, or only by a loss.
     let mut status: Status = serde_json::from_value(healthy.clone()).expect("a status");
@@ -102,8 +120,16 @@ fn what_a_daemon_prints_is_as_the_schema_says() {
         done_bytes: 1,
         total_bytes: u64::MAX,
         bytes_per_s: 3,
-        eta_s: Some(4),
+        eta_s: None,
     });
+    let eta = |seconds| {
+        let mut value = serde_json::to_value(&status).expect("JSON");
+        value["rebuild"]["eta_s"] = seconds;
+        check(&schema, &value)
+    };
+    assert_eq!((eta(json!(null)), eta(json!(4))), (Ok(()), Ok(())));
+    assert!(eta(json!(-1)).is_err());
+    status.members[0].takes = Some(2);
     status.scrub = Some(ScrubStatus {
         running: true,
         check_only: true,

@@ -1,6 +1,6 @@
 //! A new array: superblocks, root pages and the first commit of the log, on the members or on journal
-//! devices. Nothing else is written,
-//! whatever the size: no stripe has a slot, so nothing has to be in sync.
+//! devices; spares bear superblocks alone. Nothing else is written, whatever the size: no stripe has a
+//! slot, so nothing has to be in sync.
 
 use evenkeel_journal::log::{Journal, LogStart};
 use evenkeel_journal::record::Record;
@@ -14,7 +14,7 @@ use crate::geometry::{Geometry, MEMBER_GRAIN, SUPERBLOCK_BYTES};
 use crate::map::{Map, write_pages};
 use crate::members::Members;
 use crate::options::CreateOptions;
-use crate::superblock::{MemberEntry, NAME_MAX, Phase, Superblock, name_is_good};
+use crate::superblock::{MAX_SPARES, MemberEntry, NAME_MAX, Phase, Superblock, name_is_good};
 
 /// What `create` made.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub async fn create<W: World>(
     disks: &[W::Disk],
     o: &CreateOptions,
 ) -> Result<Created, ArrayError> {
-    create_with_journals(world, disks, &[], o).await
+    create_with_journals(world, disks, &[], &[], o).await
 }
 
 /// The shape of an array on disks and journal devices of these sizes.
@@ -66,7 +66,8 @@ pub fn plan(o: &CreateOptions, disks: &[u64], journals: &[u64]) -> Result<Geomet
     g.with_journals(journals.len(), smallest(journals), o.log_bytes)
 }
 
-/// Makes an array of `disks`, in this order, with its log on `journals`, if there are any.
+/// Makes an array of `disks`, in this order, with its log on `journals`, if there are any, and `spares`
+/// that take the places of members that fail.
 ///
 /// # Errors
 /// As [`create`].
@@ -74,6 +75,7 @@ pub async fn create_with_journals<W: World>(
     world: &W,
     disks: &[W::Disk],
     journals: &[W::Disk],
+    spares: &[W::Disk],
     o: &CreateOptions,
 ) -> Result<Created, ArrayError> {
     let usage = |m: String| Err(ArrayError::new(ErrorKind::Usage, m));
@@ -98,7 +100,17 @@ pub async fn create_with_journals<W: World>(
     }
     let sizes = |disks: &[W::Disk]| disks.iter().map(|d| d.facts().bytes).collect::<Vec<_>>();
     let geometry = plan(o, &sizes(disks), &sizes(journals))?;
-    let disks: Vec<W::Disk> = disks.iter().chain(journals).cloned().collect();
+    if spares.len() > MAX_SPARES || geometry.table() + spares.len() > 255 {
+        return usage(format!(
+            "{} spares are too many: there is room for {}.",
+            spares.len(),
+            MAX_SPARES.min(255 - geometry.table())
+        ));
+    }
+    for facts in spares.iter().map(Disk::facts) {
+        geometry.takes_spare(&facts.path, facts.bytes)?;
+    }
+    let disks: Vec<W::Disk> = disks.iter().chain(journals).chain(spares).cloned().collect();
     for d in &disks {
         if let Ok(found) = super::start::find(d).await
             && !o.force
@@ -108,7 +120,8 @@ pub async fn create_with_journals<W: World>(
     }
     let id = || u128::from(world.random()) << 64 | u128::from(world.random());
     let uuid = id();
-    let member = |_| MemberEntry::active(id());
+    let table = geometry.table();
+    let entry = |i| if i < table { MemberEntry::active(id()) } else { MemberEntry::spare(id()) };
     let superblock = Superblock {
         array: uuid,
         index: 0,
@@ -129,7 +142,7 @@ pub async fn create_with_journals<W: World>(
         created: world.wall_clock(),
         name: o.name.clone(),
         history: Vec::new(),
-        members: disks.iter().map(member).collect(),
+        members: (0..disks.len()).map(entry).collect(),
     };
     let all: Vec<_> = disks.iter().cloned().map(Some).collect();
     let members = Members::new(world, code, superblock, all, false);
@@ -143,7 +156,7 @@ pub async fn create_with_journals<W: World>(
         )
     };
     // The old superblocks go first: a create that is cut leaves no array, old or new.
-    wipe(&members, &geometry).await.map_err(|_| gone("The superblocks"))?;
+    wipe(&members, &geometry, disks.len()).await.map_err(|_| gone("The superblocks"))?;
     for (index, d) in disks.iter().enumerate() {
         // The end of a disk that is larger than the smallest may bear an older array's copy C.
         let end = d.facts().bytes / MEMBER_GRAIN * MEMBER_GRAIN - SUPERBLOCK_BYTES;
@@ -189,7 +202,7 @@ pub async fn create_with_journals<W: World>(
     let _ = world.remove_ring(ring_id);
     logged.and(closed).map_err(|_| gone("The log"))?;
     members.advance_epoch(|_| ()).await.map_err(|_| gone("The superblocks"))?;
-    if members.gone() > 0 {
+    if !(0..disks.len() as u8).all(|m| members.is_bearer(MemberIndex(m))) {
         return Err(gone("Everything"));
     }
     Ok(Created {
@@ -211,14 +224,17 @@ pub(super) fn no_ring_memory(bytes: usize, e: &std::io::Error) -> String {
 async fn wipe<W: World>(
     members: &Members<W>,
     g: &Geometry,
+    all: usize,
 ) -> Result<(), evenkeel_journal::log::Halted> {
     let zeros = evenkeel_journal::Buf::zeroed(crate::geometry::LOG_OFFSET as usize).freeze();
     let last = zeros.part(0, crate::geometry::SUPERBLOCK_BYTES as usize);
-    for m in (0..g.table() as u8).map(MemberIndex) {
+    for m in (0..all as u8).map(MemberIndex) {
         members.write(m, 0, vec![zeros.clone()]).await?;
         members.write(m, g.superblock_c_of(m), vec![last.clone()]).await?;
     }
-    members.flush().await
+    members.flush().await?;
+    // Whoever is no member yet is flushed by name.
+    members.flush_twins((g.table() as u8..all as u8).map(MemberIndex).collect()).await
 }
 
 fn occupied(path: &str, found: &Found) -> ArrayError {

@@ -197,7 +197,7 @@ impl<W: World> Members<W> {
         self.write_one(twin, at, segs).await
     }
 
-    /// Flushes twins.
+    /// Flushes twins, or spares.
     ///
     /// # Errors
     /// `Halted` as for [`Members::flush`].

@@ -38,13 +38,6 @@ make_disks() {
 	done
 	until_true 20 all_scsi || fail "no SCSI disks"
 }
-# Where a disk is by now that has been away, by its serial number.
-by_serial() {
-	local d
-	for d in /sys/block/vd*; do
-		if [ "$(cat "$d/serial")" = "$1" ]; then echo "/dev/${d##*/}"; fi
-	done
-}
 table() { # table NAME TABLE: exchanges a mapped disk's table, as it is in use
 	dmsetup suspend --noflush --nolockfs "$1" && dmsetup load "$1" --table "$2" && dmsetup resume "$1" ||
 		fail "the table of $1 cannot be exchanged"
@@ -54,11 +47,7 @@ table() { # table NAME TABLE: exchanges a mapped disk's table, as it is in use
 go() {
 	local name=${2##*/}
 	case $1 in
-	"pulled (QMP device_del)")
-		mkdir -p "$EVENKEEL_OUT/.unplug"
-		: >"$EVENKEEL_OUT/.unplug/$(cat "/sys/block/$name/serial")"
-		until_true 30 test ! -e "/sys/block/$name" || fail "$2 was not pulled"
-		;;
+	"pulled (QMP device_del)") pull "$2" ;;
 	"removed from the PCI bus") echo 1 >"$(readlink -f "/sys/block/$name/device/..")/remove" ;;
 	"deleted from the SCSI bus") echo 1 >"/sys/block/$name/device/delete" ;;
 	"set offline (SCSI)") echo offline >"/sys/block/$name/device/state" ;;

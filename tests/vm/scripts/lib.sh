@@ -12,6 +12,9 @@
 #
 #   mount_it, umount_it  the array's device at $mnt
 #
+#   pull DISK            pulls a disk (boot's --unplug), by its path, and waits until its node is gone
+#   put_back SERIAL      puts it back; again= is where it is now
+#
 # and for the array: start_array, stop_array, status_of, daemon_pid, in which array= is its name.
 # shellcheck shell=bash
 
@@ -117,6 +120,28 @@ summary() {
 	done
 	printf '%s\n' '---------------------------------------------------------------------------'
 	printf '%s\n%d checks held, in %s s.\n' "$1" "$checks" "$(since "$story_began")"
+}
+
+# --- disks that are pulled and put back ------------------------------------------------------------
+
+# by_serial SERIAL: where a disk is now, by its serial number.
+by_serial() {
+	local d
+	for d in /sys/block/vd*; do
+		if [ "$(cat "$d/serial")" = "$1" ]; then echo "/dev/${d##*/}"; fi
+	done
+}
+pull() {
+	local name=${1##*/}
+	mkdir -p "$EVENKEEL_OUT/.unplug"
+	: >"$EVENKEEL_OUT/.unplug/$(cat "/sys/block/$name/serial")"
+	until_true 30 test ! -e "/sys/block/$name" || fail "$1 was not pulled"
+}
+put_back() {
+	mkdir -p "$EVENKEEL_OUT/.plug"
+	: >"$EVENKEEL_OUT/.plug/$1"
+	is_back() { again=$(by_serial "$1") && [ -b "$again" ]; }
+	until_true 60 is_back "$1" || fail "$1 did not come back"
 }
 
 # --- the array -----------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 //! The control socket of a daemon, RUN/NAME.sock: one JSON object a line each way.
 //!
 //! A request is `{"op":"status"}`, `{"op":"stop","force":false}`, `{"op":"fail","disk":"/dev/sdb"}`,
-//! `{"op":"locate","byte":4096}`, `{"op":"scrub","check_only":false}`, `{"op":"scrub_stop"}`,
-//! `{"op":"settings"}`, `{"op":"hand_over"}` or `{"op":"wait","what":"destage","timeout_s":60}`; its
-//! answer is `{"ok":…}` or `{"error":{"code":N,"message":"…"}}`, where the code is an exit code of
-//! the command. A line that is no request is answered with an error (code 2).
+//! `{"op":"add","disk":"/dev/sdc"}`, `{"op":"remove","disk":"/dev/sdb"}`,
+//! `{"op":"replace","old":"/dev/sdb","new":"/dev/sdc"}`, `{"op":"locate","byte":4096}`,
+//! `{"op":"scrub","check_only":false}`, `{"op":"scrub_stop"}`, `{"op":"settings"}`, `{"op":"hand_over"}` or
+//! `{"op":"wait","what":"destage","timeout_s":60}`; its answer is `{"ok":…}` or
+//! `{"error":{"code":N,"message":"…"}}`, where the code is an exit code of the command. A line that is
+//! no request is answered with an error (code 2).
 //!
 //! A daemon may be asked by a command of another version: requests keep their names and meaning,
 //! and what an answer has beyond what is known is passed over.
@@ -50,6 +52,23 @@ pub enum Request {
         /// Its path.
         disk: String,
     },
+    /// Take a disk in. The answer is an [`AddedAs`].
+    Add {
+        /// Its path.
+        disk: String,
+    },
+    /// Take out a disk that is not in use.
+    Remove {
+        /// Its path.
+        disk: String,
+    },
+    /// Have another disk take a member's place.
+    Replace {
+        /// The member's path.
+        old: String,
+        /// The other's: a disk, or a spare of this array.
+        new: String,
+    },
     /// What `locate --json` prints: where a byte of the device lies.
     Locate {
         /// Which byte.
@@ -86,6 +105,17 @@ pub enum WaitFor {
     Destage,
     /// No scrub is under way.
     Scrub,
+    /// No member is being filled, and no spare is about to be.
+    Rebuild,
+}
+
+/// What became of a disk that was added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AddedAs {
+    /// Its index in the member table.
+    pub member: u8,
+    /// It is the member that it was before, and gets what it has missed. Otherwise it is a spare.
+    pub back: bool,
 }
 
 /// Why a request was not done: the exit code of the command and a full sentence.
@@ -141,6 +171,14 @@ pub trait Commands: Clone + 'static {
     fn open_count(&self) -> usize;
     /// Fails the member with this path, durably.
     fn fail(&self, disk: &str) -> impl Future<Output = Result<(), ArrayError>>;
+    /// Takes in the disk with this path.
+    fn add(&self, disk: &str) -> impl Future<Output = Result<AddedAs, ArrayError>>;
+    /// Takes out the disk with this path, which is not in use.
+    fn remove(&self, disk: &str) -> impl Future<Output = Result<(), ArrayError>>;
+    /// Has `new`, a disk or a spare, take the place of the member `old`.
+    fn replace(&self, old: &str, new: &str) -> impl Future<Output = Result<(), ArrayError>>;
+    /// Waits until no member is being filled.
+    fn rebuilt(&self) -> impl Future<Output = Result<(), ArrayError>>;
     /// Brings everything that is dirty now into its slots.
     fn destage(&self) -> impl Future<Output = Result<(), ArrayError>>;
     /// Begins a scrub.
@@ -188,6 +226,15 @@ mod tests {
         assert_eq!(ask(r#"{"op":"scrub_stop"}"#).unwrap(), Request::ScrubStop);
         assert_eq!(ask(r#"{"op":"settings"}"#).unwrap(), Request::Settings);
         assert_eq!(ask(r#"{"op":"hand_over"}"#).unwrap(), Request::HandOver);
+        let disk = || "/d".to_owned();
+        assert_eq!(ask(r#"{"op":"add","disk":"/d"}"#).unwrap(), Request::Add { disk: disk() });
+        let remove = Request::Remove { disk: disk() };
+        assert_eq!(ask(r#"{"op":"remove","disk":"/d"}"#).unwrap(), remove);
+        let replace = Request::Replace { old: "/o".into(), new: disk() };
+        assert_eq!(ask(r#"{"op":"replace","old":"/o","new":"/d"}"#).unwrap(), replace);
+        let wait = Request::Wait { what: WaitFor::Rebuild, timeout_s: None };
+        assert_eq!(ask(r#"{"op":"wait","what":"rebuild"}"#).unwrap(), wait);
+        assert!(ask(r#"{"op":"replace","old":"/o"}"#).is_err());
         assert!(ask(r#"{"op":"locate","byte":-7}"#).is_err());
         assert!(ask(r#"{"op":"wait","what":"godot"}"#).is_err());
         assert!(ask(r#"{"op":"fail"}"#).is_err());

@@ -152,6 +152,16 @@ async fn carry_out<W: World, C: Commands>(
             s.commands.fail(&disk).await?;
             Ok(Value::Null)
         }
+        Request::Add { disk } => serde_json::to_value(s.commands.add(&disk).await?)
+            .map_err(|e| Failure::new(1, format!("The answer cannot be written: {e}."))),
+        Request::Remove { disk } => {
+            s.commands.remove(&disk).await?;
+            Ok(Value::Null)
+        }
+        Request::Replace { old, new } => {
+            s.commands.replace(&old, &new).await?;
+            Ok(Value::Null)
+        }
         Request::Scrub { check_only } => {
             s.commands.scrub(check_only).await?;
             Ok(Value::Null)
@@ -177,6 +187,10 @@ async fn carry_out<W: World, C: Commands>(
                 WaitFor::Scrub => {
                     let done = within(&s.world, limit, s.commands.scrub_ended()).await;
                     (done, "The scrub has not ended")
+                }
+                WaitFor::Rebuild => {
+                    let done = within(&s.world, limit, s.commands.rebuilt()).await;
+                    (done, "The rebuild has not ended")
                 }
             };
             let late = || format!("{not_yet} after {} s; it goes on.", limit.as_secs_f64());

@@ -17,7 +17,7 @@ use evenkeel_raid::{Ack, ArrayError, ErrorKind, Located, Status};
 use serde_json::{Value, json};
 
 use super::client::{CallError, call};
-use super::{Commands, Request, Settings, WaitFor, server, socket_path};
+use super::{AddedAs, Commands, Request, Settings, WaitFor, server, socket_path};
 use crate::daemon::Via;
 use crate::nbd::socket;
 
@@ -86,6 +86,23 @@ impl Commands for StandIn {
             }
             _ => Err(ArrayError::new(ErrorKind::Foreign, format!("{disk} is no member."))),
         }
+    }
+
+    async fn add(&self, disk: &str) -> Result<AddedAs, ArrayError> {
+        Ok(AddedAs { member: disk.len() as u8, back: disk == "/back" })
+    }
+
+    async fn remove(&self, disk: &str) -> Result<(), ArrayError> {
+        Err(ArrayError::new(ErrorKind::Failed, format!("{disk} is in use.")))
+    }
+
+    async fn replace(&self, old: &str, new: &str) -> Result<(), ArrayError> {
+        Err(ArrayError::new(ErrorKind::TooSmall, format!("{new} is too small for {old}.")))
+    }
+
+    async fn rebuilt(&self) -> Result<(), ArrayError> {
+        self.0.world.sleep(Duration::from_millis(300)).await;
+        Ok(())
     }
 
     async fn destage(&self) -> Result<(), ArrayError> {
@@ -188,12 +205,19 @@ fn a_daemon_is_asked_and_stopped() {
     assert_eq!(ask(&Request::Status).unwrap()["name"], "tank");
     assert_eq!(failure(ask(&Request::Fail { disk: "/x".into() })), (12, "/x is no member.".into()));
     assert_eq!(failure(ask(&Request::Locate { byte: 9 })), (2, "There is no byte 9.".into()));
-    for what in [WaitFor::Destage, WaitFor::Scrub] {
+    for what in [WaitFor::Destage, WaitFor::Scrub, WaitFor::Rebuild] {
         let wait = |s| Request::Wait { what, timeout_s: Some(s) };
         assert_eq!(failure(ask(&wait(0.05))).0, 1);
         assert_eq!(failure(ask(&wait(-1.0))).0, 2);
         assert_eq!(ask(&wait(10.0)).unwrap(), Value::Null);
     }
+    let added = |disk: &str| ask(&Request::Add { disk: disk.into() }).unwrap();
+    assert_eq!(added("/back"), json!({"member": 5, "back": true}));
+    assert_eq!(added("/d"), json!({"member": 2, "back": false}));
+    let removed = ask(&Request::Remove { disk: "/d".into() });
+    assert_eq!(failure(removed), (1, "/d is in use.".into()));
+    let replaced = ask(&Request::Replace { old: "/o".into(), new: "/n".into() });
+    assert_eq!(failure(replaced), (15, "/n is too small for /o.".into()));
     let scrub = ask(&Request::Scrub { check_only: true });
     assert_eq!(failure(scrub), (1, "Refused, check-only true.".into()));
     assert_eq!(ask(&Request::ScrubStop).unwrap(), Value::Null);

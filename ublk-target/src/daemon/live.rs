@@ -6,15 +6,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use evenkeel_journal::Buf;
+use evenkeel_journal::MemberIndex;
 use evenkeel_journal::sync::Signal;
+use evenkeel_journal::uring::UringDisk;
 use evenkeel_journal::uring::UringWorld;
 use evenkeel_journal::world::World;
-use evenkeel_raid::{Array, ArrayError, Event, Located, Status};
+use evenkeel_raid::hung::IO_TIMEOUT;
+use evenkeel_raid::status::MemberState;
+use evenkeel_raid::{Added, Array, ArrayError, ErrorKind, Event, Located, Status};
 
 use super::front::Front;
 use super::hook::Hook;
-use super::{DaemonConfig, failed, pid_file, within};
-use crate::control::{Commands, Settings};
+use super::{DaemonConfig, failed, members, pid_file, within};
+use crate::control::{AddedAs, Commands, Settings};
 use crate::process::note;
 
 /// How long the array may take to destage and to mark its members clean. After that the log stays
@@ -22,6 +26,9 @@ use crate::process::note;
 const STOP_PATIENCE: Duration = Duration::from_secs(300);
 /// How long a signal waits for somebody who is just closing the device.
 const LEAVE_STEPS: u32 = 50;
+/// How long a disk that is held is waited for, before it is taken in: a member that has just failed is
+/// held until its last operation has ended.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 struct State {
     world: UringWorld,
@@ -29,6 +36,8 @@ struct State {
     front: Front,
     hook: Option<Hook>,
     config: DaemonConfig,
+    /// How long a disk may take to be opened.
+    bound: Duration,
     stopping: Cell<bool>,
     left: Cell<bool>,
     code: Cell<u8>,
@@ -56,6 +65,7 @@ impl Live {
             front,
             hook,
             config: config.clone(),
+            bound: config.start.io_timeout.unwrap_or(IO_TIMEOUT),
             stopping: Cell::new(false),
             left: Cell::new(false),
             code: Cell::new(0),
@@ -115,6 +125,29 @@ impl Live {
         });
     }
 
+    /// The member, journal device or spare with this path.
+    fn member(&self, disk: &str) -> Result<MemberIndex, ArrayError> {
+        self.0.array.member_by_path(disk).ok_or_else(|| {
+            let text = format!("{disk} is not a member of \"{}\".", self.0.config.name);
+            ArrayError::new(ErrorKind::Usage, text)
+        })
+    }
+
+    /// Opens and locks a disk that is to be taken in.
+    async fn open(&self, disk: &str) -> Result<UringDisk, ArrayError> {
+        if let Some(member) = self.0.array.member_by_path(disk)
+            && self.0.array.describe_member(member).0.bears_epochs()
+        {
+            let text = format!(
+                "{disk} is in the array already (member {member}). Nothing was changed; see: evenkeel \
+                 status {}",
+                self.0.config.name
+            );
+            return Err(ArrayError::new(ErrorKind::Foreign, text));
+        }
+        members::open_one(&self.0.world, disk.as_ref(), LOCK_PATIENCE, self.0.bound).await
+    }
+
     async fn end_if_unused(&self) {
         for _ in 0..LEAVE_STEPS {
             if self.open_count() == 0 {
@@ -154,11 +187,34 @@ impl Commands for Live {
     }
 
     async fn fail(&self, disk: &str) -> Result<(), ArrayError> {
-        let Some(member) = self.0.array.member_by_path(disk) else {
-            let text = format!("{disk} is not a member of \"{}\".", self.0.config.name);
-            return Err(ArrayError::new(evenkeel_raid::ErrorKind::Usage, text));
+        self.0.array.fail_member(self.member(disk)?).await
+    }
+
+    async fn add(&self, disk: &str) -> Result<AddedAs, ArrayError> {
+        let added = self.0.array.add_disk(self.open(disk).await?).await?;
+        let (member, back) = match added {
+            Added::Spare(member) => (member, false),
+            Added::Back(member) => (member, true),
         };
-        self.0.array.fail_member(member).await
+        Ok(AddedAs { member: member.0, back })
+    }
+
+    async fn remove(&self, disk: &str) -> Result<(), ArrayError> {
+        self.0.array.remove_member(self.member(disk)?).await
+    }
+
+    async fn replace(&self, old: &str, new: &str) -> Result<(), ArrayError> {
+        let old = self.member(old)?;
+        let is_spare = |m: &MemberIndex| self.0.array.describe_member(*m).0 == MemberState::Spare;
+        let new = match self.0.array.member_by_path(new).filter(is_spare) {
+            Some(spare) => Err(spare),
+            None => Ok(self.open(new).await?),
+        };
+        self.0.array.replace_member(old, new).await
+    }
+
+    async fn rebuilt(&self) -> Result<(), ArrayError> {
+        self.0.array.rebuilt().await
     }
 
     async fn destage(&self) -> Result<(), ArrayError> {

@@ -5,7 +5,7 @@
 //! (I4); whether enough are left, the array decides. So is one that does not answer when it is looked
 //! up or opened, which is done aside: the call itself cannot be ended.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evenkeel_journal::sync::{join_all, within};
@@ -16,6 +16,9 @@ use evenkeel_journal::world::World;
 use evenkeel_raid::{ArrayError, ErrorKind};
 
 use super::tell::Teller;
+
+/// Between two tries to get a lock.
+const LOCK_STEP: Duration = Duration::from_millis(50);
 
 /// What was opened and what was not.
 pub struct Members {
@@ -123,6 +126,55 @@ pub async fn open(
     }
 }
 
+/// Opens and locks one more disk of an array that runs. A lock is waited for up to `patience`, an answer
+/// up to `bound`.
+///
+/// # Errors
+/// If it is held, or cannot be opened, or does not answer.
+pub async fn open_one(
+    world: &UringWorld,
+    path: &Path,
+    patience: Duration,
+    bound: Duration,
+) -> Result<UringDisk, ArrayError> {
+    let (begin, shown) = (world.now(), path.display());
+    let refuse = |kind, why: String| Err(ArrayError::new(kind, why + " Nothing was changed."));
+    loop {
+        let opened = UringDisk::open_aside(world.driver(), path, Access::ReadWrite);
+        match within(world.sleep(bound), opened).await {
+            Some(Ok(disk)) => return Ok(disk),
+            Some(Err(e)) if is_held(&e) && world.now() - begin < patience => {
+                world.sleep(LOCK_STEP).await;
+            }
+            Some(Err(e)) if is_held(&e) => {
+                return refuse(
+                    ErrorKind::Held,
+                    format!("{shown} is in use: another program, or this daemon itself, holds it."),
+                );
+            }
+            Some(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => {
+                return refuse(
+                    ErrorKind::Failed,
+                    format!(
+                        "The daemon finds nothing at {shown}. It sees the file systems that its disks \
+                         were on when it was started: a file on another one can be taken in after a \
+                         stop and a start that names it."
+                    ),
+                );
+            }
+            Some(Err(e)) => {
+                return refuse(ErrorKind::Failed, format!("{shown} cannot be opened: {e}."));
+            }
+            None => {
+                return refuse(
+                    ErrorKind::Failed,
+                    format!("{shown} did not answer within {} s.", bound.as_secs_f64()),
+                );
+            }
+        }
+    }
+}
+
 /// Whether a disk could not be opened for a reason that is not the disk's: a start without it would
 /// take it for lost.
 fn is_ours(e: &std::io::Error) -> bool {
@@ -195,6 +247,15 @@ mod tests {
                 w.sleep(Duration::from_millis(200)).await;
                 drop(three);
             });
+            let limit = Duration::from_millis(100);
+            let one = |path: PathBuf| {
+                let world = world.clone();
+                async move { open_one(&world, &path, limit, SECOND).await }
+            };
+            let none = one(dir.join("none")).await;
+            assert!(none.is_err_and(|e| e.message.contains("finds nothing")));
+            let held = one(paths[0].clone()).await;
+            assert!(held.is_err_and(|e| e.kind == ErrorKind::Held));
             let late = go(paths.clone(), 5000).await.expect("after the wait");
             assert_eq!(late.disks.len(), 3);
         });

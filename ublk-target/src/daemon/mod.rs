@@ -279,6 +279,8 @@ async fn live(
     let mut options = config.start;
     options.ack = takeover.ack().or(config.ack).unwrap_or(config.start.ack);
     let array = start_array(&world, &members, &options, teller).await?;
+    // Disks that are no members of this start are free again: they may be added.
+    drop(members);
     array.notices().iter().for_each(|n| teller.note(n));
     let status = array.status();
     let uuid = parse_uuid(&status.uuid)

@@ -171,15 +171,7 @@ impl<W: World> Array<W> {
         self.may_be_changed()?;
         let (g, members) = (&self.0.geometry, &self.0.members);
         let facts = disk.facts();
-        if facts.bytes < g.member_bytes {
-            return refuse(
-                ErrorKind::TooSmall,
-                format!(
-                    "{} has {} bytes; a member of this array takes {}.",
-                    facts.path, facts.bytes, g.member_bytes
-                ),
-            );
-        }
+        g.takes_spare(&facts.path, facts.bytes)?;
         if !members.has_room_for_a_spare() {
             return refuse(
                 ErrorKind::Failed,
