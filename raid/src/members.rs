@@ -263,7 +263,10 @@ impl<W: World> Members<W> {
     pub(crate) fn trouble(&self, member: MemberIndex, doing: Doing, at: u64, e: Option<DiskError>) {
         let mut members = self.0.members.borrow_mut();
         let m = &mut members[member.at()];
-        m.trouble = Some((doing, e));
+        // Of one that is being failed it is known why.
+        if !m.being_failed {
+            m.trouble = Some((doing, e));
+        }
         if doing != Doing::Read {
             m.write_errors += 1;
             return;

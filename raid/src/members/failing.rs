@@ -110,7 +110,9 @@ impl<W: World> Members<W> {
     /// # Errors
     /// `Halted` if too many members fail.
     pub(crate) async fn judge(&self) -> Result<bool, Halted> {
-        self.thawed().await?;
+        if self.0.frozen.get() || self.is_halted() {
+            return Ok(false);
+        }
         let Some((member, judgement)) = self.next_judgement() else { return Ok(false) };
         match judgement {
             Judgement::Failing(why) => self.is_failing(member, why).await?,

@@ -28,8 +28,9 @@ const PEERS: usize = 2;
 const PEER_READS: u32 = 64;
 /// When so many reads are counted, each count is halved: older ones fade.
 const COUNTED: u32 = 256;
-/// So many reads that were not slow, one after the other, end it.
-const GOOD_ONES: u32 = 8;
+/// So many reads that were not slow, one after the other, end it: a disk that is slow now and then
+/// stays slow, and is told of once.
+const GOOD_ONES: u32 = 30;
 /// Slow for so long, in so many reads, is failing: the pauses of a shingled disk end sooner.
 const LONG: Duration = Duration::from_secs(300);
 const LONG_READS: u32 = 30;

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use evenkeel_journal::World;
-use evenkeel_raid::status::MemberState;
 use evenkeel_raid::{Ack, Array, ArrayError, ErrorKind, StartOptions};
 
 use super::plan::{Life, When};
@@ -193,11 +192,11 @@ pub(super) async fn open(
     }
 }
 
-/// The disks whose members are active.
+/// The disks whose members hold everything.
 pub(super) fn active(device: &Evenkeel, disks: usize) -> BTreeSet<usize> {
     let members = device.array().status().members;
     let id = |path: &str| (0..disks).find(|d| crate::sim::path_of(*d) == path);
-    let on = members.iter().filter(|m| m.state == MemberState::Active);
+    let on = members.iter().filter(|m| m.state.serves());
     on.filter_map(|m| id(&m.path)).collect()
 }
 
