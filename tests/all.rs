@@ -15,4 +15,5 @@ mod resets;
 mod scrub;
 mod soak;
 mod tests_notice;
+mod thresholds;
 mod transactions;

@@ -12,13 +12,13 @@ use evenkeel_tests::rng::Rng;
 use evenkeel_tests::sim::{Mode, SimDisk, SimWorld, Simulation, Survivors, path_of};
 
 /// Simulated time that a run may take.
-const LIMIT: Duration = Duration::from_secs(36_000);
+pub(crate) const LIMIT: Duration = Duration::from_secs(36_000);
 const MIB: u64 = 1 << 20;
-const BLOCK: u64 = 4096;
-const CHUNK: u64 = 16384;
-const MEMBER: u64 = 8 * MIB;
+pub(crate) const BLOCK: u64 = 4096;
+pub(crate) const CHUNK: u64 = 16384;
+pub(crate) const MEMBER: u64 = 8 * MIB;
 
-const SHAPES: [(Level, usize, usize, bool); 6] = [
+pub(crate) const SHAPES: [(Level, usize, usize, bool); 6] = [
     (Level::Raid1, 1, 1, true),
     (Level::Raid5, 2, 1, true),
     (Level::Raid5, 4, 1, false),
@@ -27,7 +27,7 @@ const SHAPES: [(Level, usize, usize, bool); 6] = [
     (Level::Rs, 3, 3, true),
 ];
 
-fn made(level: Level, data: usize, parity: usize, checksums: bool) -> CreateOptions {
+pub(crate) fn made(level: Level, data: usize, parity: usize, checksums: bool) -> CreateOptions {
     CreateOptions {
         name: "a".into(),
         level,
@@ -41,23 +41,23 @@ fn made(level: Level, data: usize, parity: usize, checksums: bool) -> CreateOpti
     }
 }
 
-async fn start(world: &SimWorld, disks: &[SimDisk]) -> Array<SimWorld> {
+pub(crate) async fn start(world: &SimWorld, disks: &[SimDisk]) -> Array<SimWorld> {
     let options = StartOptions { ack: Ack::Durable, ..StartOptions::default() };
     Array::start(world, disks, &options, &|_| ()).await.expect("it starts")
 }
 
 /// Writes by chance, and what the device holds then.
-struct Content {
-    bytes: Vec<u8>,
+pub(crate) struct Content {
+    pub(crate) bytes: Vec<u8>,
     rng: Rng,
 }
 
 impl Content {
-    fn new(array: &Array<SimWorld>, seed: u64) -> Content {
+    pub(crate) fn new(array: &Array<SimWorld>, seed: u64) -> Content {
         Content { bytes: vec![0; array.size_bytes() as usize], rng: Rng::new(seed) }
     }
 
-    async fn write_some(&mut self, array: &Array<SimWorld>, count: usize) {
+    pub(crate) async fn write_some(&mut self, array: &Array<SimWorld>, count: usize) {
         let stripe = array.geometry().stripe_blocks() * BLOCK;
         for i in 0..count {
             let len = if i % 3 == 0 { stripe } else { (self.rng.below(6) + 1) * BLOCK };
@@ -74,7 +74,7 @@ impl Content {
     }
 }
 
-async fn all_of(array: &Array<SimWorld>) -> Vec<u8> {
+pub(crate) async fn all_of(array: &Array<SimWorld>) -> Vec<u8> {
     let mut all = Vec::new();
     while (all.len() as u64) < array.size_bytes() {
         let len = MIB.min(array.size_bytes() - all.len() as u64);
@@ -97,7 +97,13 @@ fn subsets(of: &[usize], most: usize) -> Vec<Vec<usize>> {
 }
 
 /// Starts without any m of the current disks: the content is there each time.
-fn whole_without_any(from: &Survivors, current: &[usize], m: usize, content: &[u8], case: &str) {
+pub(crate) fn whole_without_any(
+    from: &Survivors,
+    current: &[usize],
+    m: usize,
+    content: &[u8],
+    case: &str,
+) {
     for lost in subsets(current, m) {
         let sim = Simulation::new(9, &from.without(&lost));
         let (world, disks) = (sim.world(), sim.disks());

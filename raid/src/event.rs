@@ -49,6 +49,10 @@ pub enum EventKind {
     Healed,
     /// A member that stays could not be read.
     ReadError,
+    /// A member gave too many errors, or is slow: it is about to be replaced by a spare.
+    Failing,
+    /// A member is much slower than the others: reads go around it.
+    Slow,
     /// More members failed at once than may: requests wait for them.
     Frozen,
     /// Enough of them are back: requests go on.
@@ -61,7 +65,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [EventKind; 24] = [
+    pub const ALL: [EventKind; 26] = [
         EventKind::NewArray,
         EventKind::DegradedArray,
         EventKind::DeviceDisappeared,
@@ -82,6 +86,8 @@ impl EventKind {
         EventKind::Mismatch,
         EventKind::Healed,
         EventKind::ReadError,
+        EventKind::Failing,
+        EventKind::Slow,
         EventKind::Frozen,
         EventKind::Thawed,
         EventKind::Halted,
@@ -112,6 +118,8 @@ impl EventKind {
             EventKind::Mismatch => "Mismatch",
             EventKind::Healed => "Healed",
             EventKind::ReadError => "ReadError",
+            EventKind::Failing => "Failing",
+            EventKind::Slow => "Slow",
             EventKind::Frozen => "Frozen",
             EventKind::Thawed => "Thawed",
             EventKind::Halted => "Halted",

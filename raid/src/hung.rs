@@ -51,7 +51,7 @@ struct Inner {
     /// Writes and flushes that have not really ended, by member.
     writing: RefCell<Vec<u32>>,
     /// Operations of any kind that nobody waits for any longer and that have not ended.
-    late: RefCell<Vec<u32>>,
+    late: RefCell<Vec<Rc<Cell<u32>>>>,
     ended: Signal,
 }
 
@@ -86,14 +86,11 @@ impl Drop for Running {
 }
 
 /// An operation that nobody waits for any longer: it goes with the operation.
-struct Late {
-    watch: Watch,
-    member: MemberIndex,
-}
+struct Late(Rc<Cell<u32>>);
 
 impl Drop for Late {
     fn drop(&mut self) {
-        self.watch.0.late.borrow_mut()[self.member.at()] -= 1;
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -140,7 +137,20 @@ impl Watch {
 
     /// Whether an operation of this member has taken longer than the bound and has not ended yet.
     pub fn is_silent(&self, member: MemberIndex) -> bool {
-        self.0.late.borrow().get(member.at()).is_some_and(|n| *n > 0)
+        self.late_of(member) > 0
+    }
+
+    /// How many of them there are.
+    pub fn late_of(&self, member: MemberIndex) -> u32 {
+        self.0.late.borrow().get(member.at()).map_or(0, |n| n.get())
+    }
+
+    /// Another disk is this member, or the same was opened again: what was asked of it before says
+    /// nothing of it any more.
+    pub fn new_disk(&self, member: MemberIndex) {
+        if let Some(late) = self.0.late.borrow_mut().get_mut(member.at()) {
+            *late = Rc::default();
+        }
     }
 
     /// Notified when a write or flush has really ended.
@@ -187,8 +197,12 @@ impl Watch {
     }
 
     fn late(&self, member: MemberIndex) -> Late {
-        count_one(&mut self.0.late.borrow_mut(), member);
-        Late { watch: self.clone(), member }
+        let mut all = self.0.late.borrow_mut();
+        let least = all.len().max(member.at() + 1);
+        all.resize_with(least, Rc::default);
+        let late = Rc::clone(&all[member.at()]);
+        late.set(late.get() + 1);
+        Late(late)
     }
 
     /// Ends the waits for some operations: what they do is not needed any more.

@@ -8,7 +8,11 @@
 //! as many.
 
 mod copies;
+mod failing;
+mod slow;
 mod spares;
+
+pub(crate) use failing::Why;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -54,6 +58,9 @@ pub(crate) struct Member<D> {
     checksum_errors: u64,
     /// Those that were written again.
     healed: u64,
+    /// Errors of the last while, and how fast it is: what it is judged by.
+    errors: failing::Errors,
+    speed: slow::Speed,
     /// The last error.
     pub(crate) trouble: Option<Trouble>,
 }
@@ -81,6 +88,8 @@ impl<D: Disk> Member<D> {
             write_errors: 0,
             checksum_errors: 0,
             healed: 0,
+            errors: failing::Errors::default(),
+            speed: slow::Speed::default(),
             trouble: None,
         }
     }
@@ -255,7 +264,10 @@ impl<W: World> Members<W> {
     pub(crate) fn trouble(&self, member: MemberIndex, doing: Doing, at: u64, e: Option<DiskError>) {
         let mut members = self.0.members.borrow_mut();
         let m = &mut members[member.at()];
-        m.trouble = Some((doing, e));
+        // Of one that is being failed it is known why.
+        if !m.being_failed {
+            m.trouble = Some((doing, e));
+        }
         if doing != Doing::Read {
             m.write_errors += 1;
             return;
@@ -268,6 +280,8 @@ impl<W: World> Members<W> {
         {
             self.0.news.tell(news::unreadable(&disk.facts().path, at, e));
         }
+        drop(members);
+        self.count_unreadable(member, at, e);
     }
 
     /// What was asked of the members so far.
@@ -398,6 +412,8 @@ impl<W: World> Members<W> {
             let name = &self.0.superblock.borrow().name;
             self.0.news.tell(news::wrong(name, &path, at, what, m.checksum_errors));
         }
+        drop(members);
+        self.count_error(member, failing::Error::Wrong, at);
     }
 
     /// So many blocks or pages of a member were written again, and read back.
@@ -470,17 +486,21 @@ impl<W: World> Members<W> {
         let len = buf.len();
         loop {
             let (disk, seat) = self.readable(member)?;
-            // Nobody will fail this member any more, and each read would wait for the bound in vain.
-            if self.is_halted() && self.0.watch.is_silent(member) {
+            // Nobody fails this member, and each read would wait for the bound in vain.
+            if self.is_given_up(member) {
                 return None;
             }
             let rewritten = self.0.members.borrow()[member.at()].rewritten;
             let mut t = self.0.traffic.get();
             (t.reads, t.read_bytes) = (t.reads + 1, t.read_bytes + len as u64);
             self.0.traffic.set(t);
+            let began = self.0.world.now();
             let read = disk.read(at, buf);
             let done = self.0.watch.wait(&self.0.world, member, Kind::Read, read).await;
             let same = self.0.members.borrow()[member.at()].seat == seat;
+            if same && done.as_ref().is_none_or(|(result, _)| result.is_ok()) {
+                self.read_took(member, self.0.world.now() - began);
+            }
             match done {
                 // Another disk has taken its place meanwhile: this one's errors are not that one's.
                 Some((Err(_), _)) | None if !same => buf = Buf::new(len),

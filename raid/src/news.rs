@@ -16,6 +16,7 @@ use evenkeel_journal::DiskError;
 use evenkeel_journal::sync::Signal;
 
 use crate::event::{Event, EventKind};
+use crate::members::Why;
 use crate::scrub::{Run, RunState, Tally};
 use crate::status::MemberState;
 
@@ -30,6 +31,8 @@ pub(crate) enum Doing {
     Flush,
     /// Whether it answers at all, after another one failed.
     Ask,
+    /// Nothing: its errors were counted.
+    Count,
 }
 
 impl Doing {
@@ -39,6 +42,7 @@ impl Doing {
             Doing::Write => "writing to it",
             Doing::Flush => "flushing its cache",
             Doing::Ask => "asking whether it answers",
+            Doing::Count => "counting its errors",
         }
     }
 }
@@ -76,6 +80,9 @@ impl News {
 
 fn because(trouble: Option<Trouble>) -> String {
     match trouble {
+        Some((Doing::Count, _)) => {
+            "it gave ever more errors, ten times as many as make a disk failing".to_owned()
+        }
         Some((doing, Some(e))) => format!("{} ended with: {e}", doing.as_str()),
         Some((doing, None)) => format!("{} had no answer in time (--io-timeout)", doing.as_str()),
         None => "it was failed by order".to_owned(),
@@ -123,6 +130,45 @@ pub(crate) fn failed(path: &str, trouble: Option<Trouble>, epoch: u64, left: usi
         may_fail(left)
     );
     Event::of_member(EventKind::Fail, path, sentence)
+}
+
+/// A member is failing, which is recorded; errors count for `window`.
+pub(crate) fn failing(path: &str, why: Why, window: Duration, epoch: u64, spare: bool) -> Event {
+    let why = match why {
+        Why::Errors(n) => format!(
+            "in {n} places it could not be read or gave wrong bytes within {} hours",
+            window.as_secs() / 3600
+        ),
+        Why::Slow(time) => format!("it has been slow for {} s", time.as_secs()),
+    };
+    let then = if spare {
+        "A spare is filled, and takes its place then."
+    } else {
+        "There is no spare: replace it by another disk (evenkeel replace), or add one (evenkeel add)."
+    };
+    let sentence = format!(
+        "{path} is failing: {why} (epoch {epoch}). Nothing is lost: the other members gave what it did \
+         not, it is still read and written, and as many members may fail as before. {then}"
+    );
+    Event::of_member(EventKind::Failing, path, sentence)
+}
+
+/// A member is so much slower than the others that reads go around it.
+pub(crate) fn slow(path: &str, limit: Duration) -> Event {
+    let sentence = format!(
+        "{path} is slow: most of its last reads took longer than {:.1} s, many times as long as those of \
+         the other members. What it holds is read from these for now, as far as they are enough. Writes \
+         still wait for it.",
+        limit.as_secs_f64()
+    );
+    Event::of_member(EventKind::Slow, path, sentence)
+}
+
+/// It is not any more.
+pub(crate) fn fast_again(path: &str, time: Duration) -> Event {
+    let sentence =
+        format!("{path} is fast again, after {} s: it is read as before.", time.as_secs());
+    Event::of_member(EventKind::Note, path, sentence)
 }
 
 /// More members failed at once than are tolerated; `away` of them may come back.

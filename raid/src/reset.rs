@@ -28,7 +28,7 @@ use crate::advance::Place;
 use crate::geometry::{LOG_OFFSET, SUPERBLOCK_A, SUPERBLOCK_BYTES};
 use crate::hung::Kind;
 use crate::members::{Member, Members};
-use crate::news::{self, Doing};
+use crate::news::{self, Doing, Trouble};
 use crate::status::MemberState;
 use crate::superblock::{BadSuperblock, Superblock};
 
@@ -77,13 +77,22 @@ impl<W: World> Members<W> {
     /// # Errors
     /// `Halted` if too few would be left, or if others fail meanwhile and do not come back.
     pub async fn fail_now(&self, member: MemberIndex) -> Result<(), Halted> {
+        self.fail_because(member, None).await
+    }
+
+    /// The same, for a reason of which people are told.
+    pub(crate) async fn fail_because(
+        &self,
+        member: MemberIndex,
+        trouble: Option<Trouble>,
+    ) -> Result<(), Halted> {
         self.thawed().await?;
         let before = {
             let mut members = self.0.members.borrow_mut();
             let m = &mut members[member.at()];
             let before = m.state;
             if before.bears_epochs() {
-                (m.state, m.being_failed, m.trouble) = (MemberState::Failed, true, None);
+                (m.state, m.being_failed, m.trouble) = (MemberState::Failed, true, trouble);
             }
             if self.is_halted() {
                 return Err(Halted);
@@ -141,6 +150,9 @@ impl<W: World> Members<W> {
         }
         if !self.0.frozen.get() {
             let asked = self.active().into_iter().map(|m| async move {
+                if self.is_given_up(m) {
+                    return (m, true);
+                }
                 let copies = self.copies_on(m, self.disk(m)).await;
                 (m, copies.iter().all(Option::is_none))
             });
@@ -300,6 +312,9 @@ impl<W: World> Members<W> {
             };
             let mut members = self.0.members.borrow_mut();
             let m = &mut members[member.at()];
+            if m.away {
+                self.0.watch.new_disk(member);
+            }
             (m.disk, m.away, m.flushed) = (Some(disk), false, m.written);
             m.unflushed.clear();
             m.rewritten += 1;

@@ -102,12 +102,13 @@ failed errors "$small" 3 "is full"
 expect 0 is_state errors "$(disk_of slow)" active
 expect 0 is_state errors "$(disk_of flushes)" active
 
-step "a member that cannot be read: the others give it, and the errors are counted"
+step "a member that cannot be read: the others give it, the errors are counted, and it is failing"
 touch "$work/fuse/reads/bad-read"
 intact errors
 [ "$(member errors "$(disk_of reads)" read_errors)" -gt 0 ] || die "no read error was counted"
-expect 0 is_state errors "$(disk_of reads)" active
+expect 0 is_state errors "$(disk_of reads)" failing
 said errors "$(disk_of reads) could not be read" "Input/output error"
+said errors "$(disk_of reads) is failing" "There is no spare"
 writes errors 2
 intact errors
 
@@ -132,7 +133,7 @@ failed errors "$(disk_of dies)" 0 "gone"
 step "none of them comes back by itself, whole as they are now"
 kill9 errors
 start errors
-[ "$(status errors '[.members[].state] | join(" ")')" = "active failed failed failed active failed active" ] ||
+[ "$(status errors '[.members[].state] | join(" ")')" = "failing failed failed failed active failed active" ] ||
 	die "$(status errors '[.members[].state] | join(" ")')"
 intact errors
 writes errors 6

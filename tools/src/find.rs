@@ -17,7 +17,7 @@ use evenkeel_raid::hung::IO_TIMEOUT;
 use evenkeel_raid::superblock::{BadSuperblock, Phase, Superblock};
 use evenkeel_ublk_target::control::Failure;
 
-use crate::{aside, config, paths, place};
+use crate::{aside, config, place};
 
 /// One place of a member where a superblock lies, and what is there.
 #[derive(Debug)]

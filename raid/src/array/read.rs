@@ -150,6 +150,10 @@ impl<W: World> Array<W> {
     async fn read_run(&self, run: &Run, buf: Buf) -> Result<Buf, NotGiven> {
         let g = &self.0.geometry;
         let member = g.member_of(run.slot, run.column);
+        if self.is_read_around(run.slot, run.column) {
+            self.0.members.ask_by_the_way(member, g.byte_of(run.slot, run.row));
+            return Err(NotGiven::Other);
+        }
         let read = self.0.members.read(member, g.byte_of(run.slot, run.row), buf);
         if !g.has_checksums() {
             return read.await.ok_or(NotGiven::Other);

@@ -1,5 +1,6 @@
 //! The rebuild: disks are filled to take the place of members that are out, or that are to be replaced.
-//! In this order (`keep_members`):
+//! In this order (`keep_members`), after those were judged that gave too many errors
+//! (`members/failing.rs`):
 //!
 //! 1. a vacant place and a spare that is there: an epoch says that the spare is being filled for it
 //!    (its *twin* from now on: `members/spares.rs`);
@@ -154,7 +155,8 @@ impl<W: World> Array<W> {
                             are gone. The next start goes on with it.";
                 return Err(ArrayError::new(ErrorKind::Failed, text));
             }
-            let wanted = self.next_pair().is_some() && !self.0.options.read_only;
+            let wanted = (self.next_pair().is_some() || self.0.members.has_to_judge())
+                && !self.0.options.read_only;
             if self.0.members.twins().is_empty() && !wanted && !rebuild.is_running() {
                 return Ok(());
             }
@@ -166,6 +168,9 @@ impl<W: World> Array<W> {
         loop {
             self.may_go_on()?;
             let changed = self.0.members.changed().wait();
+            if self.0.members.judge().await? {
+                continue;
+            }
             if let Some((spare, vacant)) = self.next_pair() {
                 self.0.members.begin_filling(spare, vacant, Lsn(0)).await?;
                 continue;

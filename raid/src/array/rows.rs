@@ -114,8 +114,10 @@ impl<W: World> Array<W> {
             bad: BTreeSet::new(),
             lost: BTreeSet::new(),
         };
-        // First what is wanted; then as many others as are needed to rebuild the rest.
-        let mut next: Vec<usize> = wanted.to_vec();
+        // First what is wanted; then as many others as are needed to rebuild the rest. Those that are
+        // slow last, and not at all if the others are enough.
+        let around = |c: &usize| self.is_read_around(slot, *c);
+        let mut next: Vec<usize> = wanted.iter().copied().filter(|c| !around(c)).collect();
         loop {
             self.read_columns(stripe, slot, row, &next, &mut found).await;
             let short = found.short(wanted);
@@ -126,8 +128,10 @@ impl<W: World> Array<W> {
                 break;
             }
             let active = |c: &usize| self.0.members.is_active(g.member_of(slot, *c));
-            let left = (0..n).filter(|c| !found.tried[*c]).filter(active);
-            next = left.take(g.data - least).collect();
+            let mut left: Vec<usize> = (0..n).filter(|c| !found.tried[*c]).filter(active).collect();
+            left.sort_by_key(|c| self.0.members.is_avoided(g.member_of(slot, *c)));
+            left.truncate(g.data - least);
+            next = left;
             if next.is_empty() {
                 self.too_much_is_wrong(stripe, slot, row, &found, &short);
                 return Err(RequestError::Io);
@@ -142,6 +146,18 @@ impl<W: World> Array<W> {
         let lost = lost.collect();
         let mut take = |c: &usize| found.columns[*c].take().expect("it was read or rebuilt");
         Ok(Rows { columns: wanted.iter().map(&mut take).collect(), lost })
+    }
+
+    /// Whether a column's member is slow or silent, and enough others are there that are not.
+    pub(super) fn is_read_around(&self, slot: Slot, column: usize) -> bool {
+        let (g, members) = (&self.0.geometry, &self.0.members);
+        let member = g.member_of(slot, column);
+        if !members.is_avoided(member) {
+            return false;
+        }
+        let all = (0..g.members()).map(|c| g.member_of(slot, c));
+        let others = all.filter(|m| members.is_active(*m) && !members.is_avoided(*m)).count();
+        others >= g.data
     }
 
     /// Reads some columns, and compares each block with its checksum.

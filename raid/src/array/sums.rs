@@ -202,7 +202,9 @@ impl<W: World> Array<W> {
     async fn read_sum_page(&self, page: u64, required: Lsn) -> Option<SumPage> {
         let g = &self.0.geometry;
         let active = |c: &(MemberIndex, u64)| self.0.members.is_active(c.0);
-        let copies: Vec<_> = g.sum_page_copies(page, 0).into_iter().filter(active).collect();
+        let mut copies: Vec<_> = g.sum_page_copies(page, 0).into_iter().filter(active).collect();
+        // A slow one last.
+        copies.sort_by_key(|c| self.0.members.is_avoided(c.0));
         let (first, others) = copies.split_first()?;
         let one = self.read_sum_places(page, *first).await;
         if let Some((head, bytes)) = &one.newest

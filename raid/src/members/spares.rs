@@ -299,6 +299,7 @@ impl<W: World> Members<W> {
             let old = &members[takes.at()];
             (new.seat, new.state, new.takes) = (old.seat + 1, MemberState::Active, None);
             members[takes.at()] = new;
+            self.0.watch.new_disk(takes);
             s.members[takes.at()] = MemberEntry::active(s.members[twin.at()].uuid);
             s.members[twin.at()] = MemberEntry::FREE;
             done.set(true);

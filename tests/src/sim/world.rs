@@ -537,6 +537,12 @@ impl SimWorld {
         self.disk(disk).slow_down(factor);
     }
 
+    /// How many operations hang on a disk.
+    #[must_use]
+    pub fn hung_on(&self, disk: usize) -> usize {
+        self.0.hung.borrow().iter().filter(|op| self.0.id_of(op) == disk).count()
+    }
+
     /// What hangs on a disk is done after all, now.
     pub fn end_hung(&self, disk: usize) {
         let (these, rest): (Vec<Op>, Vec<Op>) =

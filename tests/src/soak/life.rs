@@ -197,7 +197,7 @@ pub(super) async fn open(
     }
 }
 
-/// The disks whose members are active.
+/// The disks whose members hold everything.
 pub(super) fn active(device: &Evenkeel, disks: usize) -> BTreeSet<usize> {
     let members = device.array().status().members;
     let id = |path: &str| (0..disks).find(|d| crate::sim::path_of(*d) == path);
@@ -459,7 +459,7 @@ pub(super) fn run(
         }
         bounds(&device)?;
         let mut whole = None;
-        if cast.spares > 0 && seed % 3 > 0 {
+        if cast.spares > 0 && !seed.is_multiple_of(3) {
             // If disks fail meanwhile, there may be none left to take places.
             let _ = device.array().rebuilt().await;
             let holders = holders(&device, total);
