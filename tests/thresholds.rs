@@ -31,7 +31,7 @@ fn listen(world: &SimWorld, array: &Array<SimWorld>) -> Told {
     world.spawn("listener", async move {
         loop {
             let sentence = array.news().await;
-            into.borrow_mut().push(sentence);
+            into.borrow_mut().push(sentence.sentence);
         }
     });
     told

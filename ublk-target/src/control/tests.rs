@@ -136,6 +136,10 @@ impl Commands for StandIn {
             force: false,
             io_timeout_s: Some(5),
             checksum_cache: None,
+            rebuild_rate: None,
+            scrub_every_s: None,
+            hook: None,
+            hook_timeout_s: 0,
             foreground: false,
             disks: Vec::new(),
         }
