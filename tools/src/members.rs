@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use uuid::Uuid;
 
+use evenkeel_journal::uring::disk::identity;
 use evenkeel_ublk_target::control::{AddedAs, Failure, Request, client};
 
 use crate::cli::{DiskArgs, ReplaceArgs};
@@ -17,7 +18,7 @@ pub fn add(args: &DiskArgs) -> Outcome {
     place::check_name(&args.name)?;
     let (status, disk) = (status(&args.name)?, place::absolute(&args.disk));
     candidate::check_for(&args.disk, uuid_of(&args.name, &status)?)?;
-    let answer = ask(&args.name, &Request::Add { disk: text(&disk) })?;
+    let answer = ask(&args.name, &Request::Add { seen: seen(&disk), disk: text(&disk) })?;
     let added: AddedAs = serde_json::from_value(answer)
         .map_err(|e| Failure::new(1, format!("The daemon speaks another version ({e}).")))?;
     remember(&args.name, Some(&disk), None);
@@ -55,7 +56,7 @@ pub fn replace(args: &ReplaceArgs) -> Outcome {
     if !array_of(&status, "members").iter().any(is_spare) {
         candidate::check_for(&args.new, uuid_of(&args.name, &status)?)?;
     }
-    ask(&args.name, &Request::Replace { old: text(&old), new: text(&new) })?;
+    ask(&args.name, &Request::Replace { old: text(&old), seen: seen(&new), new: text(&new) })?;
     // The old one leaves when the new one is filled: until then a start needs both.
     remember(&args.name, Some(&new), None);
     Ok(0)
@@ -89,6 +90,12 @@ fn remember(name: &str, came: Option<&Path>, left: Option<&Path>) {
     if let Err(e) = place::remember_disks(name, &disks) {
         eprintln!("evenkeel: The disks were not remembered for a start by name: {e}.");
     }
+}
+
+/// What the daemon must find at this path, too: the file that was looked at here. Devices are the same
+/// everywhere.
+fn seen(path: &Path) -> Option<(u64, u64)> {
+    path.is_file().then(|| identity(path).ok()).flatten()
 }
 
 fn status(name: &str) -> Result<Value, Failure> {

@@ -100,7 +100,7 @@ run "$evenkeel" destroy "${disks[@]}"
 step "A RAID-6 of six disks, ext4 on it, fio writing"
 array=tank
 # So that there is time to write garbage before all is filled.
-start_options=(--rebuild-rate 2M)
+start_options=(--rebuild-rate 256K)
 begin raid6 "${disks[@]}"
 
 step "Two of six are pulled"

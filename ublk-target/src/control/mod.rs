@@ -56,6 +56,9 @@ pub enum Request {
     Add {
         /// Its path.
         disk: String,
+        /// What the path leads to, as `evenkeel_journal::uring::disk::identity` says, for whoever has looked at it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seen: Option<(u64, u64)>,
     },
     /// Take out a disk that is not in use.
     Remove {
@@ -68,6 +71,9 @@ pub enum Request {
         old: String,
         /// The other's: a disk, or a spare of this array.
         new: String,
+        /// What that path leads to, as for [`Request::Add`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seen: Option<(u64, u64)>,
     },
     /// What `locate --json` prints: where a byte of the device lies.
     Locate {
@@ -171,12 +177,21 @@ pub trait Commands: Clone + 'static {
     fn open_count(&self) -> usize;
     /// Fails the member with this path, durably.
     fn fail(&self, disk: &str) -> impl Future<Output = Result<(), ArrayError>>;
-    /// Takes in the disk with this path.
-    fn add(&self, disk: &str) -> impl Future<Output = Result<AddedAs, ArrayError>>;
+    /// Takes in the disk with this path, if it leads to what was seen there.
+    fn add(
+        &self,
+        disk: &str,
+        seen: Option<(u64, u64)>,
+    ) -> impl Future<Output = Result<AddedAs, ArrayError>>;
     /// Takes out the disk with this path, which is not in use.
     fn remove(&self, disk: &str) -> impl Future<Output = Result<(), ArrayError>>;
-    /// Has `new`, a disk or a spare, take the place of the member `old`.
-    fn replace(&self, old: &str, new: &str) -> impl Future<Output = Result<(), ArrayError>>;
+    /// Has `new`, a disk (as for [`Commands::add`]) or a spare, take the place of the member `old`.
+    fn replace(
+        &self,
+        old: &str,
+        new: &str,
+        seen: Option<(u64, u64)>,
+    ) -> impl Future<Output = Result<(), ArrayError>>;
     /// Waits until no member is being filled.
     fn rebuilt(&self) -> impl Future<Output = Result<(), ArrayError>>;
     /// Brings everything that is dirty now into its slots.
@@ -227,10 +242,12 @@ mod tests {
         assert_eq!(ask(r#"{"op":"settings"}"#).unwrap(), Request::Settings);
         assert_eq!(ask(r#"{"op":"hand_over"}"#).unwrap(), Request::HandOver);
         let disk = || "/d".to_owned();
-        assert_eq!(ask(r#"{"op":"add","disk":"/d"}"#).unwrap(), Request::Add { disk: disk() });
+        let add = |seen| Request::Add { disk: disk(), seen };
+        assert_eq!(ask(r#"{"op":"add","disk":"/d"}"#).unwrap(), add(None));
+        assert_eq!(ask(r#"{"op":"add","disk":"/d","seen":[1,2]}"#).unwrap(), add(Some((1, 2))));
         let remove = Request::Remove { disk: disk() };
         assert_eq!(ask(r#"{"op":"remove","disk":"/d"}"#).unwrap(), remove);
-        let replace = Request::Replace { old: "/o".into(), new: disk() };
+        let replace = Request::Replace { old: "/o".into(), new: disk(), seen: None };
         assert_eq!(ask(r#"{"op":"replace","old":"/o","new":"/d"}"#).unwrap(), replace);
         let wait = Request::Wait { what: WaitFor::Rebuild, timeout_s: None };
         assert_eq!(ask(r#"{"op":"wait","what":"rebuild"}"#).unwrap(), wait);

@@ -152,14 +152,14 @@ async fn carry_out<W: World, C: Commands>(
             s.commands.fail(&disk).await?;
             Ok(Value::Null)
         }
-        Request::Add { disk } => serde_json::to_value(s.commands.add(&disk).await?)
+        Request::Add { disk, seen } => serde_json::to_value(s.commands.add(&disk, seen).await?)
             .map_err(|e| Failure::new(1, format!("The answer cannot be written: {e}."))),
         Request::Remove { disk } => {
             s.commands.remove(&disk).await?;
             Ok(Value::Null)
         }
-        Request::Replace { old, new } => {
-            s.commands.replace(&old, &new).await?;
+        Request::Replace { old, new, seen } => {
+            s.commands.replace(&old, &new, seen).await?;
             Ok(Value::Null)
         }
         Request::Scrub { check_only } => {

@@ -88,15 +88,15 @@ impl Commands for StandIn {
         }
     }
 
-    async fn add(&self, disk: &str) -> Result<AddedAs, ArrayError> {
-        Ok(AddedAs { member: disk.len() as u8, back: disk == "/back" })
+    async fn add(&self, disk: &str, seen: Option<(u64, u64)>) -> Result<AddedAs, ArrayError> {
+        Ok(AddedAs { member: seen.map_or(0, |s| s.1 as u8), back: disk == "/back" })
     }
 
     async fn remove(&self, disk: &str) -> Result<(), ArrayError> {
         Err(ArrayError::new(ErrorKind::Failed, format!("{disk} is in use.")))
     }
 
-    async fn replace(&self, old: &str, new: &str) -> Result<(), ArrayError> {
+    async fn replace(&self, old: &str, new: &str, _: Option<(u64, u64)>) -> Result<(), ArrayError> {
         Err(ArrayError::new(ErrorKind::TooSmall, format!("{new} is too small for {old}.")))
     }
 
@@ -215,12 +215,12 @@ fn a_daemon_is_asked_and_stopped() {
         assert_eq!(failure(ask(&wait(-1.0))).0, 2);
         assert_eq!(ask(&wait(10.0)).unwrap(), Value::Null);
     }
-    let added = |disk: &str| ask(&Request::Add { disk: disk.into() }).unwrap();
-    assert_eq!(added("/back"), json!({"member": 5, "back": true}));
-    assert_eq!(added("/d"), json!({"member": 2, "back": false}));
+    let added = |disk: &str, seen| ask(&Request::Add { disk: disk.into(), seen }).unwrap();
+    assert_eq!(added("/back", Some((9, 5))), json!({"member": 5, "back": true}));
+    assert_eq!(added("/d", None), json!({"member": 0, "back": false}));
     let removed = ask(&Request::Remove { disk: "/d".into() });
     assert_eq!(failure(removed), (1, "/d is in use.".into()));
-    let replaced = ask(&Request::Replace { old: "/o".into(), new: "/n".into() });
+    let replaced = ask(&Request::Replace { old: "/o".into(), new: "/n".into(), seen: None });
     assert_eq!(failure(replaced), (15, "/n is too small for /o.".into()));
     let scrub = ask(&Request::Scrub { check_only: true });
     assert_eq!(failure(scrub), (1, "Refused, check-only true.".into()));

@@ -133,8 +133,8 @@ impl Live {
         })
     }
 
-    /// Opens and locks a disk that is to be taken in.
-    async fn open(&self, disk: &str) -> Result<UringDisk, ArrayError> {
+    /// Opens and locks a disk that is to be taken in, if it is the one that was seen there.
+    async fn open(&self, disk: &str, seen: Option<(u64, u64)>) -> Result<UringDisk, ArrayError> {
         if let Some(member) = self.0.array.member_by_path(disk)
             && self.0.array.describe_member(member).0.bears_epochs()
         {
@@ -145,7 +145,7 @@ impl Live {
             );
             return Err(ArrayError::new(ErrorKind::Foreign, text));
         }
-        members::open_one(&self.0.world, disk.as_ref(), LOCK_PATIENCE, self.0.bound).await
+        members::open_one(&self.0.world, disk.as_ref(), seen, LOCK_PATIENCE, self.0.bound).await
     }
 
     async fn end_if_unused(&self) {
@@ -190,8 +190,8 @@ impl Commands for Live {
         self.0.array.fail_member(self.member(disk)?).await
     }
 
-    async fn add(&self, disk: &str) -> Result<AddedAs, ArrayError> {
-        let added = self.0.array.add_disk(self.open(disk).await?).await?;
+    async fn add(&self, disk: &str, seen: Option<(u64, u64)>) -> Result<AddedAs, ArrayError> {
+        let added = self.0.array.add_disk(self.open(disk, seen).await?).await?;
         let (member, back) = match added {
             Added::Spare(member) => (member, false),
             Added::Back(member) => (member, true),
@@ -203,12 +203,17 @@ impl Commands for Live {
         self.0.array.remove_member(self.member(disk)?).await
     }
 
-    async fn replace(&self, old: &str, new: &str) -> Result<(), ArrayError> {
+    async fn replace(
+        &self,
+        old: &str,
+        new: &str,
+        seen: Option<(u64, u64)>,
+    ) -> Result<(), ArrayError> {
         let old = self.member(old)?;
         let is_spare = |m: &MemberIndex| self.0.array.describe_member(*m).0 == MemberState::Spare;
         let new = match self.0.array.member_by_path(new).filter(is_spare) {
             Some(spare) => Err(spare),
-            None => Ok(self.open(new).await?),
+            None => Ok(self.open(new, seen).await?),
         };
         self.0.array.replace_member(old, new).await
     }

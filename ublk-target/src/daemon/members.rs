@@ -126,22 +126,37 @@ pub async fn open(
     }
 }
 
-/// Opens and locks one more disk of an array that runs. A lock is waited for up to `patience`, an answer
-/// up to `bound`.
+/// Opens and locks one more disk of an array that runs, which must be the one that was seen there, if
+/// somebody has looked: this process has its mounts for itself. A lock is waited for up to `patience`, an
+/// answer up to `bound`.
 ///
 /// # Errors
-/// If it is held, or cannot be opened, or does not answer.
+/// If it is held, is another one, cannot be opened, or does not answer.
 pub async fn open_one(
     world: &UringWorld,
     path: &Path,
+    seen: Option<(u64, u64)>,
     patience: Duration,
     bound: Duration,
 ) -> Result<UringDisk, ArrayError> {
     let (begin, shown) = (world.now(), path.display());
     let refuse = |kind, why: String| Err(ArrayError::new(kind, why + " Nothing was changed."));
+    let another = |what: &str| {
+        refuse(
+            ErrorKind::Failed,
+            format!(
+                "The daemon finds {what} at {shown}. It sees the file systems that the disks named to it \
+                 lay on when it was started: a file on another one can be taken in after a stop and a \
+                 start that names it beside the members."
+            ),
+        )
+    };
     loop {
         let opened = UringDisk::open_aside(world.driver(), path, Access::ReadWrite);
         match within(world.sleep(bound), opened).await {
+            Some(Ok(disk)) if seen.is_some_and(|id| id != disk.id()) => {
+                return another("something else");
+            }
             Some(Ok(disk)) => return Ok(disk),
             Some(Err(e)) if is_held(&e) && world.now() - begin < patience => {
                 world.sleep(LOCK_STEP).await;
@@ -153,14 +168,7 @@ pub async fn open_one(
                 );
             }
             Some(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => {
-                return refuse(
-                    ErrorKind::Failed,
-                    format!(
-                        "The daemon finds nothing at {shown}. It sees the file systems that its disks \
-                         were on when it was started: a file on another one can be taken in after a \
-                         stop and a start that names it."
-                    ),
-                );
+                return another("nothing");
             }
             Some(Err(e)) => {
                 return refuse(ErrorKind::Failed, format!("{shown} cannot be opened: {e}."));
@@ -248,13 +256,19 @@ mod tests {
                 drop(three);
             });
             let limit = Duration::from_millis(100);
-            let one = |path: PathBuf| {
+            let one = |path: PathBuf, seen| {
                 let world = world.clone();
-                async move { open_one(&world, &path, limit, SECOND).await }
+                async move { open_one(&world, &path, seen, limit, SECOND).await }
             };
-            let none = one(dir.join("none")).await;
+            let none = one(dir.join("none"), None).await;
             assert!(none.is_err_and(|e| e.message.contains("finds nothing")));
-            let held = one(paths[0].clone()).await;
+            let free = dir.join("free");
+            std::fs::File::create(&free).and_then(|f| f.set_len(1 << 20)).expect("a file");
+            let id = evenkeel_journal::uring::disk::identity(&free).expect("it is there");
+            let another = one(free.clone(), Some((id.0, id.1 + 1))).await;
+            assert!(another.is_err_and(|e| e.message.contains("something else")));
+            assert!(one(free, Some(id)).await.is_ok());
+            let held = one(paths[0].clone(), None).await;
             assert!(held.is_err_and(|e| e.kind == ErrorKind::Held));
             let late = go(paths.clone(), 5000).await.expect("after the wait");
             assert_eq!(late.disks.len(), 3);

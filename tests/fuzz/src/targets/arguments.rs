@@ -17,7 +17,7 @@ pub fn control_seeds() -> Vec<Vec<u8>> {
         r#"{"op":"status"}"#,
         r#"{"op":"stop","force":true}"#,
         r#"{"op":"fail","disk":"/dev/sdb"}"#,
-        r#"{"op":"add","disk":"/dev/sdc"}"#,
+        r#"{"op":"add","disk":"/dev/sdc","seen":[7,2065]}"#,
         r#"{"op":"remove","disk":"/dev/sdb"}"#,
         r#"{"op":"replace","old":"/dev/sdb","new":"/dev/sdc"}"#,
         r#"{"op":"wait","what":"rebuild"}"#,
