@@ -136,3 +136,20 @@ fn a_page_of_checksums_is_not_taken_for_one_of_the_map() {
 fn requests_of_many_whole_stripes_have_the_rows_that_they_take() {
     passes(1_795_416_879_021_360, "");
 }
+
+/// A disk that hung was failed, and a spare took its place. The disk's last write never ended, and was
+/// counted for whoever has the place: at the next failure the array waited for it for ever.
+#[test]
+fn what_hangs_on_a_disk_that_is_replaced_is_not_waited_for() {
+    passes_plan(Plan::new(1_795_437_936_001_235), "");
+}
+
+/// Of a member that was out, what was written to the disk that was being filled in its place was
+/// flushed with the log, and not with the members: rows in place were passed by the tail, and a loss of
+/// power took them from that disk alone, which then became the member.
+#[test]
+fn what_is_filled_for_a_member_that_is_out_is_flushed_with_the_members() {
+    [1_795_437_936_001_397, 1_795_437_936_002_380]
+        .into_iter()
+        .for_each(|seed| drop(passes_plan(Plan::new(seed), "")));
+}

@@ -49,9 +49,9 @@ struct Inner {
     entries: RefCell<Vec<Entry>>,
     free: RefCell<Vec<usize>>,
     /// Writes and flushes that have not really ended, by member.
-    writing: RefCell<Vec<u32>>,
+    writing: Counts,
     /// Operations of any kind that nobody waits for any longer and that have not ended.
-    late: RefCell<Vec<Rc<Cell<u32>>>>,
+    late: Counts,
     ended: Signal,
 }
 
@@ -75,22 +75,46 @@ impl Drop for Ticket {
 /// A write or flush that has not really ended: it goes with the operation.
 struct Running {
     watch: Watch,
-    member: MemberIndex,
+    _counted: Counted,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.watch.0.writing.borrow_mut()[self.member.at()] -= 1;
         self.watch.0.ended.notify();
     }
 }
 
-/// An operation that nobody waits for any longer: it goes with the operation.
-struct Late(Rc<Cell<u32>>);
+/// Operations by member. Those of a disk that is not that member any more count no longer.
+#[derive(Default)]
+struct Counts(RefCell<Vec<Rc<Cell<u32>>>>);
 
-impl Drop for Late {
+/// One of them: it goes with the operation.
+struct Counted(Rc<Cell<u32>>);
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Counts {
+    fn of(&self, member: MemberIndex) -> u32 {
+        self.0.borrow().get(member.at()).map_or(0, |n| n.get())
+    }
+
+    fn one(&self, member: MemberIndex) -> Counted {
+        let mut all = self.0.borrow_mut();
+        let least = all.len().max(member.at() + 1);
+        all.resize_with(least, Rc::default);
+        let count = Rc::clone(&all[member.at()]);
+        count.set(count.get() + 1);
+        Counted(count)
+    }
+
+    fn begin_anew(&self, member: MemberIndex) {
+        if let Some(count) = self.0.borrow_mut().get_mut(member.at()) {
+            *count = Rc::default();
+        }
     }
 }
 
@@ -116,8 +140,8 @@ impl Watch {
             counting: Cell::new(false),
             entries: RefCell::default(),
             free: RefCell::default(),
-            writing: RefCell::default(),
-            late: RefCell::default(),
+            writing: Counts::default(),
+            late: Counts::default(),
             ended: Signal::new(),
         }))
     }
@@ -132,7 +156,7 @@ impl Watch {
 
     /// Whether a write or flush of this member has not really ended.
     pub fn is_writing(&self, member: MemberIndex) -> bool {
-        self.0.writing.borrow().get(member.at()).is_some_and(|n| *n > 0)
+        self.0.writing.of(member) > 0
     }
 
     /// Whether an operation of this member has taken longer than the bound and has not ended yet.
@@ -142,15 +166,14 @@ impl Watch {
 
     /// How many of them there are.
     pub fn late_of(&self, member: MemberIndex) -> u32 {
-        self.0.late.borrow().get(member.at()).map_or(0, |n| n.get())
+        self.0.late.of(member)
     }
 
     /// Another disk is this member, or the same was opened again: what was asked of it before says
     /// nothing of it any more.
     pub fn new_disk(&self, member: MemberIndex) {
-        if let Some(late) = self.0.late.borrow_mut().get_mut(member.at()) {
-            *late = Rc::default();
-        }
+        self.0.late.begin_anew(member);
+        self.0.writing.begin_anew(member);
     }
 
     /// Notified when a write or flush has really ended.
@@ -182,7 +205,7 @@ impl Watch {
         })
         .await;
         if done.is_none() {
-            let late = self.late(member);
+            let late = self.0.late.one(member);
             world.spawn("late I/O", async move {
                 operation.await;
                 drop((running, late));
@@ -192,17 +215,7 @@ impl Watch {
     }
 
     fn running(&self, member: MemberIndex) -> Running {
-        count_one(&mut self.0.writing.borrow_mut(), member);
-        Running { watch: self.clone(), member }
-    }
-
-    fn late(&self, member: MemberIndex) -> Late {
-        let mut all = self.0.late.borrow_mut();
-        let least = all.len().max(member.at() + 1);
-        all.resize_with(least, Rc::default);
-        let late = Rc::clone(&all[member.at()]);
-        late.set(late.get() + 1);
-        Late(late)
+        Running { watch: self.clone(), _counted: self.0.writing.one(member) }
     }
 
     /// Ends the waits for some operations: what they do is not needed any more.
@@ -242,10 +255,4 @@ impl Watch {
         }
         woken.into_iter().for_each(Waker::wake);
     }
-}
-
-fn count_one(counts: &mut Vec<u32>, member: MemberIndex) {
-    let all = counts.len().max(member.at() + 1);
-    counts.resize(all, 0);
-    counts[member.at()] += 1;
 }

@@ -355,6 +355,12 @@ impl<W: World> Members<W> {
         self.those(Member::is_active)
     }
 
+    /// All that take writes: the active ones, and those that are being filled, also in the place of one
+    /// that is out.
+    fn writable(&self) -> Vec<MemberIndex> {
+        self.those(|m| m.state.takes_writes() && !m.away)
+    }
+
     /// All that are told of every epoch: these, those that are being filled, and the spares.
     pub(crate) fn bearers(&self) -> Vec<MemberIndex> {
         self.those(Member::is_bearer)
@@ -648,7 +654,7 @@ impl<W: World> Members<W> {
     /// # Errors
     /// `Halted` as for [`Members::write`].
     pub async fn flush(&self) -> Result<(), Halted> {
-        self.flush_some(self.active()).await
+        self.flush_some(self.writable()).await
     }
 
     /// Makes every completed write to every active member stable: chunks and pages.
@@ -656,7 +662,7 @@ impl<W: World> Members<W> {
     /// # Errors
     /// `Halted` as for [`Members::write`].
     pub async fn flush_members(&self) -> Result<(), Halted> {
-        let members = self.active().into_iter().filter(|m| !self.is_journal(*m));
+        let members = self.writable().into_iter().filter(|m| !self.is_journal(*m));
         self.flush_some(members.collect()).await
     }
 
@@ -667,6 +673,8 @@ impl<W: World> Members<W> {
         let _to_twins = self.to_twin();
         let twins: Vec<MemberIndex> = some.iter().filter_map(|m| self.twin_of(*m)).collect();
         some.extend(twins);
+        some.sort_unstable();
+        some.dedup();
         let all: Vec<_> = some.into_iter().map(|m| self.flush_one(m)).collect();
         for done in join_all(all).await {
             done?;

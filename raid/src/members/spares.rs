@@ -15,7 +15,7 @@ use super::{Member, MemberState, Members};
 use crate::advance::Place;
 use crate::hung::Kind;
 use crate::news::Doing;
-use crate::superblock::{Filling, MAX_SPARES, MemberEntry};
+use crate::superblock::{Filling, MAX_SPARES, MemberEntry, Superblock};
 
 /// A write or flush that goes to a twin, too: it goes with the operation.
 pub(super) struct ToTwin<W: World>(Members<W>);
@@ -125,6 +125,7 @@ impl<W: World> Members<W> {
                 members[index] = Member { seat, ..member };
                 s.members[index] = MemberEntry::spare(uuid);
             }
+            self.0.watch.new_disk(MemberIndex(index as u8));
             at.set(Some(MemberIndex(index as u8)));
         })
         .await?;
@@ -283,7 +284,7 @@ impl<W: World> Members<W> {
             either(self.0.watch.ended().wait(), self.0.changed.wait()).await;
         }
         let done = std::cell::Cell::new(false);
-        self.advance_epoch(|s| {
+        let swap = |s: &mut Superblock| {
             let mut members = self.0.members.borrow_mut();
             let t = &members[twin.at()];
             let Some(takes) = t.takes.filter(|_| t.state == MemberState::Rebuilding) else {
@@ -303,11 +304,12 @@ impl<W: World> Members<W> {
             s.members[takes.at()] = MemberEntry::active(s.members[twin.at()].uuid);
             s.members[twin.at()] = MemberEntry::FREE;
             done.set(true);
-            if broken(Sabotage::SeatBeforeEpoch) {
-                *self.0.superblock.borrow_mut() = s.clone();
-            }
-        })
-        .await?;
+        };
+        if broken(Sabotage::SeatBeforeEpoch) {
+            swap(&mut self.0.superblock.borrow_mut());
+            return Ok(done.get());
+        }
+        self.advance_epoch(swap).await?;
         Ok(done.get())
     }
 

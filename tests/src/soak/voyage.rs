@@ -99,6 +99,8 @@ pub(super) struct Voyage<'a> {
     dirty: BTreeSet<usize>,
     /// Whether no disk was ever wrong without a word.
     honest: bool,
+    /// Whether one was in the life whose crashes are looked at.
+    lied: bool,
 }
 
 /// Runs a plan.
@@ -119,7 +121,8 @@ pub fn sail(plan: &Plan, verbose: bool, tally: &mut Tally) -> Result<(), String>
     let judge = Judge { oracle: Oracle::new(plan.size, mark), mark: 0, floor, power: floor };
     let (out, dirty) = (BTreeSet::new(), BTreeSet::new());
     let left = sim.snapshot().survive(Mode::PowerNone);
-    let mut voyage = Voyage { plan, tally, verbose, left, judge, out, dirty, honest: true };
+    let (honest, lied) = (true, false);
+    let mut voyage = Voyage { plan, tally, verbose, left, judge, out, dirty, honest, lied };
     voyage.tally.count("n/seeds");
     voyage.tally.count(&format!("level/{}/{} members", setup.level, setup.members()));
     for life in &plan.lives {
@@ -327,6 +330,7 @@ impl Voyage<'_> {
         if !life.beyond {
             assert!(self.members(&taken) <= self.plan.setup.parity, "the cast keeps to the rule");
         }
+        self.lied = ran.happened.iter().any(|h| h.1.lies() || h.1.loses_cache());
         let count = ran.shots.len();
         let start = ran.started.map_or(count, |e| (e as usize).min(count));
         let mut next = None;
@@ -481,9 +485,14 @@ impl Voyage<'_> {
                     if read_only { ", read-only" } else { "" }
                 )
             };
+            let honest = self.honest && !self.lied;
+            let filled = self.plan.spares > 0 && i == 0 && !read_only && !beyond;
             let got = sim.run(LIMIT, async move {
                 let (device, told) = open(&world, &disks, &entry).await?;
                 let content = read_all(&device).await?;
+                if filled {
+                    look_at_what_is_filled(&device, honest).await?;
+                }
                 if destage && !read_only {
                     device.destage().await.map_err(|e| format!("destaging failed: {e}"))?;
                     if read_all(&device).await? != content {
@@ -505,6 +514,19 @@ impl Voyage<'_> {
         }
         self.tally.count("n/crash states");
         Ok(())
+    }
+}
+
+/// Waits until what is being filled is a member, and has everything looked at then.
+async fn look_at_what_is_filled(device: &Evenkeel, honest: bool) -> Result<(), String> {
+    if device.array().status().rebuild.is_none() || device.array().rebuilt().await.is_err() {
+        return Ok(());
+    }
+    device.array().start_scrub(true).await.map_err(|e| format!("scrub: {e}"))?;
+    device.array().scrub_ended().await.map_err(|e| format!("scrub: {e}"))?;
+    match device.found_wrong() {
+        n if n > 0 && honest => Err(format!("{n} blocks or pages are wrong after a rebuild")),
+        _ => Ok(()),
     }
 }
 
