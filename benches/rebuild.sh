@@ -44,7 +44,7 @@ expect 0 "$EK" fail big "$d/big.0"
 at=$(now)
 expect 0 "$EK" add big "$d/big.0"
 expect 0 "$EK" wait big rebuild
-step "a member back that missed nothing: $(took "$at"), $(sed -n 's/.*take the place of member 0: \([0-9]*\) bytes.*/\1/p' "$work/run/big.log") bytes copied"
+step "a member back that missed nothing: $(took "$at"), $(sed -n 's/.*the rebuild of .* begins: \([0-9]*\) bytes.*/\1/p' "$work/run/big.log") bytes copied"
 step "the daemon took at most $(memory)"
 at=$(now)
 stop big

@@ -58,9 +58,9 @@ pub enum Sabotage {
     ReserveForgotten,
     /// I2: the tail passes map entries that have no home.
     MapNotHome,
-    /// I9: how far a member is filled is written down before what was written to it is flushed.
+    /// I9: how far a member is filled is written down before it is so.
     FilledTooEarly,
-    /// I3: a write that the member being filled missed is not waited for.
+    /// I3: a write that fails on the disk being filled is taken for done, and not flushed.
     TwinIgnored,
     /// I9: a disk takes its place before the epoch that says so is durable.
     SeatBeforeEpoch,

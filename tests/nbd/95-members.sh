@@ -10,7 +10,7 @@ d=$work/disks
 head -c $((48 << 20)) /dev/urandom >"$work/want"
 paths() { status "$1" '.members[] | select(.path != "") | .path'; }
 # copied NAME FROM : bytes that the daemon's log says a rebuild had to copy, of what is behind line FROM.
-copied() { tail -n +"$(($2 + 1))" "$work/run/$1.log" | sed -n 's/.*take the place of member [0-9]*: \([0-9]*\) bytes.*/\1/p' | tail -n 1; }
+copied() { tail -n +"$(($2 + 1))" "$work/run/$1.log" | sed -n 's/.*the rebuild of .* begins: \([0-9]*\) bytes.*/\1/p' | tail -n 1; }
 lines() { wc -l <"$work/run/$1.log"; }
 rebuilt() { "$EK" wait "$1" rebuild --timeout 120 || die "the rebuild of $1 did not end"; }
 
@@ -168,7 +168,7 @@ for round in 1 2 3; do
 	kill9 m
 	at=$(lines m)
 	start m --rebuild-rate 2M
-	grep -q "goes on where it was" <(tail -n +"$((at + 1))" "$work/run/m.log") || die "round $round: it began anew"
+	grep -q "that had not ended goes on" <(tail -n +"$((at + 1))" "$work/run/m.log") || die "round $round: it began anew"
 	before=$filled
 	step "round $round: $filled stripes were written down"
 	odd_writes m "$work/want" "1$round" 20 100000

@@ -150,14 +150,18 @@ impl<W: World> Array<W> {
     pub async fn rebuilt(&self) -> Result<(), ArrayError> {
         let rebuild = &self.0.rebuild;
         loop {
-            if rebuild.leaving.get() || self.0.members.is_halted() {
+            let none = self.0.members.twins().is_empty();
+            if rebuild.gone.get() && none && !self.0.members.is_halted() {
+                return Ok(());
+            }
+            if rebuild.gone.get() || rebuild.leaving.get() || self.0.members.is_halted() {
                 let text = "The rebuild was broken off, since the array stops or too many members \
                             are gone. The next start goes on with it.";
                 return Err(ArrayError::new(ErrorKind::Failed, text));
             }
             let wanted = (self.next_pair().is_some() || self.0.members.has_to_judge())
                 && !self.0.options.read_only;
-            if self.0.members.twins().is_empty() && !wanted && !rebuild.is_running() {
+            if none && !wanted && !rebuild.is_running() {
                 return Ok(());
             }
             either(rebuild.changed.wait(), self.0.members.changed().wait()).await;
@@ -213,6 +217,11 @@ impl<W: World> Array<W> {
         }
         let some = self.0.map.borrow().next_mapped(Stripe(next), most);
         let end = some.last().map_or(g.stripes, |s| s.0 + 1);
+        if broken(Sabotage::FilledTooEarly) {
+            for f in &all {
+                self.0.members.filled_up_to(f.twin, f.next.max(end)).await?;
+            }
+        }
         let fills = some.iter().map(|s| self.fill_stripe(*s, &all));
         let mut bytes = 0;
         for filled in join_all(fills.collect()).await {

@@ -223,9 +223,7 @@ impl<W: World> Members<W> {
     /// # Errors
     /// `Halted` if too many members fail.
     pub(crate) async fn filled_up_to(&self, twin: MemberIndex, next: u64) -> Result<(), Halted> {
-        if !broken(Sabotage::FilledTooEarly) {
-            self.flush_twins(vec![twin]).await?;
-        }
+        self.flush_twins(vec![twin]).await?;
         let mut failed = None;
         {
             let _turn = self.0.epoch_lock.lock().await;
@@ -277,6 +275,10 @@ impl<W: World> Members<W> {
         // Nothing may be under way on it that would be ascribed to another member.
         loop {
             self.thawed().await?;
+            if !self.is_bearer(twin) {
+                // What hangs on it may never end.
+                return Ok(false);
+            }
             if !self.0.watch.is_writing(twin) && self.0.to_twins.get() == 0 {
                 self.flush_one(twin).await?;
                 break;

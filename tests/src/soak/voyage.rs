@@ -522,6 +522,8 @@ async fn look_at_what_is_filled(device: &Evenkeel, honest: bool) -> Result<(), S
     if device.array().status().rebuild.is_none() || device.array().rebuilt().await.is_err() {
         return Ok(());
     }
+    // One may be under way that an earlier life began.
+    device.array().scrub_ended().await.map_err(|e| format!("scrub: {e}"))?;
     device.array().start_scrub(true).await.map_err(|e| format!("scrub: {e}"))?;
     device.array().scrub_ended().await.map_err(|e| format!("scrub: {e}"))?;
     match device.found_wrong() {

@@ -29,7 +29,7 @@ rebuilt() {
 	ok "the array is healthy"
 }
 # copied MEMBER: bytes that the last rebuild of this member had to copy.
-copied() { sed -n "s/.*take the place of member $1: \([0-9]*\) bytes.*/\1/p" "$run_dir/$array.log" | tail -n 1; }
+copied() { sed -n "s/.*the rebuild of .* begins: \([0-9]*\) bytes.*/\1/p" "$run_dir/$array.log" | tail -n 1; }
 stored() { status_of '.stripes.mapped * .chunk_bytes'; }
 # holds: the tree that was written first is there, as the disks have it.
 holds() {
