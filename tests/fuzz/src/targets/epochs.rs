@@ -88,9 +88,13 @@ pub fn decide_any(input: &[u8]) {
     let decision = decide(&found);
     if let Ok(d) = &decision {
         let mut used: Vec<usize> =
-            d.current.iter().flatten().copied().chain(d.stale.clone()).collect();
+            d.current.iter().flatten().chain(&d.stale).chain(&d.left_out).copied().collect();
         used.sort_unstable();
-        assert_eq!(used, (0..found.len()).collect::<Vec<_>>(), "each disk is current or stale");
+        assert_eq!(
+            used,
+            (0..found.len()).collect::<Vec<_>>(),
+            "each disk is current, stale or left out"
+        );
         assert!(d.stale_journals <= d.stale.len());
         for i in d.absent() {
             assert!(d.current[i].is_none());
