@@ -153,3 +153,19 @@ fn what_is_filled_for_a_member_that_is_out_is_flushed_with_the_members() {
         .into_iter()
         .for_each(|seed| drop(passes_plan(Plan::new(seed), "")));
 }
+
+/// Stripes that had just been placed anew were filled where they lay now, and that was written down
+/// before their Places were durable. A loss of power put them back into slots of which the disk
+/// that was being filled had nothing; the rebuild went on behind them, and it became the member.
+#[test]
+fn what_is_filled_lies_there_durably() {
+    passes_plan(Plan::new(1_795_440_516_001_161), "");
+}
+
+/// A disk came back while a spare was about to take its place. Each saw the place vacant, and waited for
+/// its turn to record an epoch: both were filled for it, and a column that was wanted twice ended the
+/// daemon by an assertion.
+#[test]
+fn two_disks_do_not_take_one_place() {
+    passes_plan(Plan::new(1_795_440_516_000_899), "");
+}

@@ -60,6 +60,8 @@ pub enum Sabotage {
     MapNotHome,
     /// I9: how far a member is filled is written down before it is so.
     FilledTooEarly,
+    /// I9: it is written down before the log says durably where the filled stripes lie.
+    FilledBeforePlace,
     /// I3: a write that fails on the disk being filled is taken for done, and not flushed.
     TwinIgnored,
     /// I9: a disk takes its place before the epoch that says so is durable.
@@ -80,7 +82,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them, with the names that tests use.
-    pub const ALL: [(&'static str, Sabotage); 36] = [
+    pub const ALL: [(&'static str, Sabotage); 37] = [
         ("parity-not-logged", Sabotage::ParityNotLogged),
         ("tail-before-flush", Sabotage::TailBeforeFlush),
         ("tail-reuse", Sabotage::TailReuse),
@@ -109,6 +111,7 @@ impl Sabotage {
         ("reserve-forgotten", Sabotage::ReserveForgotten),
         ("map-not-home", Sabotage::MapNotHome),
         ("filled-too-early", Sabotage::FilledTooEarly),
+        ("filled-before-place", Sabotage::FilledBeforePlace),
         ("twin-ignored", Sabotage::TwinIgnored),
         ("seat-before-epoch", Sabotage::SeatBeforeEpoch),
         ("seat-before-tail", Sabotage::SeatBeforeTail),

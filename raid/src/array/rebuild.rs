@@ -12,7 +12,7 @@
 //! 6. an epoch says that it is the member (I9).
 //!
 //! What must hold: requests come first; a twin whose failure is recorded is filled no further; what is
-//! written down as filled was flushed before.
+//! written down as filled was flushed before, and the log says durably that it lies there.
 
 mod members;
 mod pages;
@@ -373,6 +373,7 @@ impl<W: World> Array<W> {
         if !broken(Sabotage::SeatBeforeTail) {
             self.pass_the_tail(filled.first).await?;
         }
+        self.durable_where_it_lies().await?;
         let (_, path, ..) = self.0.members.describe(filled.twin);
         if self.0.members.take_the_place(filled.twin).await? {
             self.0.sums.forget_bad_of(filled.takes);
@@ -436,6 +437,10 @@ impl<W: World> Array<W> {
         };
         let due: Vec<Filled> =
             self.0.rebuild.filled.borrow().iter().filter(|f| due(f)).copied().collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        self.durable_where_it_lies().await?;
         for f in due {
             self.0.members.filled_up_to(f.twin, f.next).await?;
             let mut filled = self.0.rebuild.filled.borrow_mut();
@@ -444,6 +449,15 @@ impl<W: World> Array<W> {
             }
         }
         Ok(())
+    }
+
+    /// A stripe was filled, or passed over, by the map in memory: waits until a crash can take none of
+    /// it back. Else the stripe would lie again in a slot of which a twin has nothing.
+    async fn durable_where_it_lies(&self) -> Result<(), Halted> {
+        if broken(Sabotage::FilledBeforePlace) {
+            return Ok(());
+        }
+        self.0.journal.durable(self.0.journal.last_lsn()).await
     }
 
     fn filled_bytes(&self) -> u64 {

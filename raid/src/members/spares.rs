@@ -161,9 +161,11 @@ impl<W: World> Members<W> {
             return Ok(false);
         }
         self.advance_epoch(|s| {
+            // While this waited for its turn another may have begun to take the same place.
+            let taken = self.twin_of(takes).is_some();
             let mut members = self.0.members.borrow_mut();
             let m = &mut members[spare.at()];
-            if !is_spare(m) {
+            if !is_spare(m) || taken {
                 return;
             }
             (m.state, m.takes) = (MemberState::Rebuilding, Some(takes));
@@ -173,7 +175,9 @@ impl<W: World> Members<W> {
             entry.filling = Some(Filling { takes: takes.0, next: 0 });
         })
         .await?;
-        Ok(self.0.members.borrow()[spare.at()].state == MemberState::Rebuilding)
+        let members = self.0.members.borrow();
+        let m = &members[spare.at()];
+        Ok(m.state == MemberState::Rebuilding && m.takes == Some(takes))
     }
 
     /// How far a twin is filled, and from which record on it missed what was changed.

@@ -495,8 +495,9 @@ impl Voyage<'_> {
                 }
                 if destage && !read_only {
                     device.destage().await.map_err(|e| format!("destaging failed: {e}"))?;
-                    if read_all(&device).await? != content {
-                        return Err("destaging changed what is read".to_owned());
+                    let after = read_all(&device).await?;
+                    if let Some(at) = content.iter().zip(&after).position(|(a, b)| a != b) {
+                        return Err(format!("destaging changed what is read at byte {at}"));
                     }
                 }
                 Ok((content, told))
