@@ -502,7 +502,8 @@ pub(super) fn run(
         }
         // In the scrub or the stop a disk may have gone wrong again.
         scrubbed &= !shared.happened.borrow().iter().any(|h| h.1.lies() && h.0 >= honest_since);
-        whole = whole.filter(|_| ends.len() == seats);
+        // If others were in these places at the end, it was not whole all the time.
+        whole = whole.filter(|(_, own)| own.iter().copied().collect::<BTreeSet<usize>>() == ends);
         Ok((begins, ends, Some(Rc::new(content)), scrubbed, life.stop, whole))
     });
     *shared.device.borrow_mut() = None;

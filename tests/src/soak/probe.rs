@@ -70,7 +70,10 @@ pub(super) fn refusals(
     // Fewer than k members are left. Stale ones may be among them.
     let mut members: Vec<usize> = (0..n).collect();
     rng.shuffle(&mut members);
-    let lost = members.split_off(rng.index(k));
+    let mut lost = members.split_off(rng.index(k));
+    // Nor those further disks that may be members in an epoch that only the present ones bear.
+    let table = n + setup.journals;
+    lost.extend(left.disks.iter().map(|d| d.id).filter(|d| *d >= table));
     let from = left.without(&lost).shuffled(rng.draw());
     if from.disks.iter().any(|d| d.id < n) {
         let kinds = [ErrorKind::TooFew, ErrorKind::Disagree];
