@@ -4,6 +4,7 @@ mod array_survives;
 mod due_scrubs;
 mod extents;
 mod failing_members;
+mod grow;
 mod journal_devices;
 mod liars;
 mod log_damage;

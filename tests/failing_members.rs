@@ -82,7 +82,7 @@ fn a_block_that_nobody_can_give_is_lost_until_it_is_overwritten() {
             array.write(0, filled(1, k as u64 * CHUNK), false).await.expect("written");
             array.write(8 * MIB / 4, filled(5, BLOCK), false).await.expect("written");
             array.destage_all().await.expect("destaged");
-            let g = *array.geometry();
+            let g = array.geometry();
             for c in 0..m {
                 let member = g.member_of(Slot(0), k + c);
                 array.fail_member(member).await.expect("failed");
@@ -153,7 +153,7 @@ fn a_mark_is_whole_after_any_crash() {
             create(&world, &disks, &made(level, k, m)).await.expect("made");
             let array = start(&world, &disks, Ack::Durable).await;
             array.write(0, filled(1, k as u64 * CHUNK), false).await.expect("written");
-            let g = *array.geometry();
+            let g = array.geometry();
             for c in 0..m {
                 array.fail_member(g.member_of(Slot(0), k + c)).await.expect("failed");
             }
@@ -220,7 +220,7 @@ fn a_lost_block_ends_with_its_stripe() {
             create(&world, &disks, &made(Level::Raid5, 2, 1)).await.expect("made");
             let array = start(&world, &disks, Ack::Durable).await;
             array.write(0, filled(1, 2 * CHUNK), false).await.expect("written");
-            let g = *array.geometry();
+            let g = array.geometry();
             array.fail_member(g.member_of(Slot(0), 2)).await.expect("failed");
             world.add_bad_pages(g.member_of(Slot(0), 1).at(), g.byte_of(Slot(0), 0), 2 * BLOCK);
             array.write(0, filled(9, BLOCK), false).await.expect("written");

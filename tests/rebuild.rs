@@ -61,7 +61,7 @@ impl Content {
         let stripe = array.geometry().stripe_blocks() * BLOCK;
         for i in 0..count {
             let len = if i % 3 == 0 { stripe } else { (self.rng.below(6) + 1) * BLOCK };
-            let at = self.rng.below((array.size_bytes() - len) / BLOCK) * BLOCK;
+            let at = self.rng.below((self.bytes.len() as u64 - len) / BLOCK) * BLOCK;
             let at = if i % 3 == 0 { at / stripe * stripe } else { at };
             let value = self.rng.below(255) as u8 + 1;
             let data = Slice::copy_of(&vec![value; len as usize]);
@@ -180,7 +180,7 @@ async fn change(
     how: How,
     content: &mut Content,
 ) -> Vec<usize> {
-    let g = *array.geometry();
+    let g = array.geometry();
     let n = g.members();
     match how {
         How::Add => {

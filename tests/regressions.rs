@@ -496,7 +496,7 @@ fn a_page_of_checksums_is_on_all_members_before_it_is_written_again() {
         array
     });
     let array = made.expect("it ends");
-    let g = *array.geometry();
+    let g = array.geometry();
     let copies = |place| g.sum_page_copies(1, place);
     // Of the second generation: written, but not flushed yet.
     sim.record();

@@ -90,7 +90,7 @@ impl Rested {
             (array, content)
         });
         let (array, content) = ran.unwrap_or_else(|e| panic!("{name}: {e}"));
-        let (world, g) = (sim.world(), *array.geometry());
+        let (world, g) = (sim.world(), array.geometry());
         Rested { sim, world, array, g, content, name }
     }
 

@@ -197,6 +197,11 @@ impl Checksums {
         }
     }
 
+    /// There are stripes more, none of which has checksums yet.
+    pub fn grow(&mut self, g: Geometry) {
+        self.g = g;
+    }
+
     /// Whether there are any.
     pub fn are_kept(&self) -> bool {
         self.g.has_checksums()

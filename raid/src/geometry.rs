@@ -2,7 +2,11 @@
 //!
 //! Pure arithmetic. Offsets are in bytes of a member. The areas, in order: superblocks A and B,
 //! log, pages (roots, then map pages), checksums (unless the array has none), slots, superblock C.
-//! A journal device has the superblocks and a log alone.
+//! A journal device has the superblocks and a log alone. What growing adds is in `geometry/growth.rs`.
+
+mod growth;
+
+pub use growth::{Growth, MAX_GROWTHS, PageRole, Stretch};
 
 use evenkeel_journal::log::{LOST_ROWS, LogGeometry, SPARE_ROWS};
 use evenkeel_journal::{BLOCK, MemberIndex, Slot, Stripe};
@@ -90,6 +94,8 @@ pub struct Geometry {
     pub journal_rows: u64,
     /// Bytes used of every journal device.
     pub journal_bytes: u64,
+    /// How it has grown since it was created.
+    pub growths: [Growth; MAX_GROWTHS],
 }
 
 impl Geometry {
@@ -233,7 +239,13 @@ impl Geometry {
     /// Byte on its member of a row of a slot.
     #[must_use]
     pub fn byte_of(&self, slot: Slot, row: u32) -> u64 {
-        self.slots_offset + u64::from(slot.0) * self.chunk_bytes() + u64::from(row) * BLOCK as u64
+        let (mut from, mut slot) = (self.slots_offset, u64::from(slot.0));
+        if self.growths[0].at != 0 && slot >= u64::from(self.growths[0].slots) {
+            let all = self.stretches();
+            let s = all.iter().rfind(|s| s.slots.start <= slot).expect("the first begins with 0");
+            (from, slot) = (s.slots_at, slot - s.slots.start);
+        }
+        from + slot * self.chunk_bytes() + u64::from(row) * BLOCK as u64
     }
 
     /// Column and row of a stripe's block.
@@ -252,13 +264,23 @@ impl Geometry {
     /// roots first.
     #[must_use]
     pub fn page_copies(&self, page: u64, place: u8) -> Vec<(MemberIndex, u64)> {
-        self.copies_from(self.pages_offset, page, place)
+        if self.growths[0].at == 0 {
+            return self.copies_from(self.pages_offset, page, place);
+        }
+        let all = self.stretches();
+        let s = all.iter().rfind(|s| s.first_page <= page).expect("the first begins with 0");
+        self.copies_from(s.pages_at, page - s.first_page, place)
     }
 
     /// The same for a page of the checksum area.
     #[must_use]
     pub fn sum_page_copies(&self, page: u64, place: u8) -> Vec<(MemberIndex, u64)> {
-        self.copies_from(self.checksums_offset, page, place)
+        if self.growths[0].at == 0 {
+            return self.copies_from(self.checksums_offset, page, place);
+        }
+        let all = self.stretches();
+        let s = all.iter().rfind(|s| s.sums.start <= page).expect("the first begins with 0");
+        self.copies_from(s.sums_at, page - s.sums.start, place)
     }
 
     fn copies_from(&self, area: u64, page: u64, place: u8) -> Vec<(MemberIndex, u64)> {
@@ -280,12 +302,15 @@ impl Geometry {
         pages.div_ceil(self.members() as u64) * copies * 2 * BLOCK as u64
     }
 
-    /// Whether the areas of a member follow each other, as far as the slots: none over another one.
+    /// Whether the areas of a member follow each other: none over another one, or over copy C.
     /// The sizes are within the bounds that a superblock's are checked against.
     pub(crate) fn areas_are_apart(&self) -> bool {
+        if !self.stretches_are_apart() {
+            return false;
+        }
         let log_end = LOG_OFFSET + self.log_rows * BLOCK as u64;
-        let pages_end =
-            self.pages_offset + self.page_area_bytes(self.map_pages() + self.root_pages());
+        let first = &self.stretches()[0];
+        let pages_end = self.pages_offset + self.page_area_bytes(first.pages());
         let checksums_end = self.checksums_offset + self.checksums_bytes();
         let block = BLOCK as u64;
         let offsets = [self.pages_offset, self.checksums_offset, self.slots_offset];
@@ -311,17 +336,15 @@ impl Geometry {
     /// Pages of the checksum area: the scrub page, then those with checksums. 0 without any.
     #[must_use]
     pub fn sum_pages(&self) -> u64 {
-        if !self.has_checksums() {
-            return 0;
-        }
-        let rows = self.stripes * u64::from(self.chunk_blocks);
-        1 + rows.div_ceil(self.rows_of_sum_page())
+        self.sums_for(self.stripes)
     }
 
-    /// Bytes of the checksum area on every member.
+    /// Bytes of the checksum area on every member, as it was created.
     #[must_use]
     pub fn checksums_bytes(&self) -> u64 {
-        self.page_area_bytes(self.sum_pages())
+        let grown = self.growths[0].at != 0;
+        let stripes = if grown { u64::from(self.growths[0].stripes) } else { self.stripes };
+        self.page_area_bytes(self.sums_for(stripes))
     }
 
     /// Where the checksum of a column of a stripe's row lies: page, and number in it.
@@ -431,6 +454,7 @@ impl Geometry {
             log_home: LogHome::Members,
             journal_rows: 0,
             journal_bytes: 0,
+            growths: [Growth::default(); MAX_GROWTHS],
         };
         let fits = |g: &mut Geometry, stripes: u64, log: u64| {
             g.stripes = stripes;

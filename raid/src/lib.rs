@@ -30,8 +30,9 @@ pub mod superblock;
 mod unflushed;
 
 pub use array::{
-    Added, Array, Created, Extent, MAX_REQUEST, MAX_TRANSACTION, Transaction, TransactionBound,
-    TransactionError, TransactionSize, assemble, create, create_with_journals, locate, plan,
+    Added, Array, Created, Extent, Grown, MAX_REQUEST, MAX_TRANSACTION, Transaction,
+    TransactionBound, TransactionError, TransactionSize, assemble, create, create_with_journals,
+    locate, plan,
 };
 pub use error::{ArrayError, ErrorKind, RequestError};
 pub use event::{Event, EventKind};

@@ -11,7 +11,7 @@ use evenkeel_journal::log::Halted;
 use evenkeel_journal::sync::join_all;
 use evenkeel_journal::{BLOCK, Buf, Lsn, MemberIndex, Slice, Slot, Stripe, World};
 
-use crate::geometry::{Geometry, PAGE_ENTRIES, ROOT_BITS};
+use crate::geometry::{Geometry, PAGE_ENTRIES, PageRole, ROOT_BITS};
 use crate::members::Members;
 use crate::page::{self, Head, PAGE_HEAD, PAGE_MAP, PAGE_ROOT};
 
@@ -155,11 +155,34 @@ impl Map {
     }
 
     fn kind_of(&self, page: u64) -> u16 {
-        if page < self.geometry.root_pages() { PAGE_ROOT } else { PAGE_MAP }
+        match self.geometry.role_of_page(page) {
+            PageRole::Root(_) => PAGE_ROOT,
+            PageRole::Map(_) => PAGE_MAP,
+        }
     }
 
     fn map_page(&self, nth: u64) -> u64 {
-        self.geometry.root_pages() + nth
+        self.geometry.page_of_map(nth)
+    }
+
+    /// The shape has grown: there are stripes more, none of which has a slot, and pages that were never
+    /// written but for the roots, `new_roots`.
+    pub fn grow(&mut self, geometry: Geometry, new_roots: &[PageWrite]) {
+        assert!(geometry.stripes >= self.geometry.stripes, "no stripe is lost by growing");
+        self.geometry = geometry;
+        self.entries.resize(geometry.stripes as usize, Entry::default());
+        let pages = (geometry.map_pages() + geometry.root_pages()) as usize;
+        self.pages.resize(pages, Page::default());
+        self.roots.resize((geometry.root_pages() * ROOT_BITS / 64) as usize, 0);
+        self.saved(new_roots);
+    }
+
+    /// The root pages that a grown shape has more, as they are to be written before it is in force.
+    #[must_use]
+    pub fn roots_of_growth(&self, grown: &Geometry, lsn: Lsn) -> Vec<PageWrite> {
+        let roots = self.geometry.root_pages()..grown.root_pages();
+        let empty = Map::empty(*grown, self.array);
+        roots.map(|root| empty.root_page(root, lsn)).collect()
     }
 
     /// Stripes whose entries have no home yet, ascending: those of up to `most` map pages.
@@ -224,9 +247,9 @@ impl Map {
     /// no hold, since the checksums do not go home with it.
     #[must_use]
     pub fn page_again(&self, page: u64, lsn: Lsn) -> PageWrite {
-        match page.checked_sub(self.geometry.root_pages()) {
-            Some(nth) => self.entries_page(nth, lsn),
-            None => self.root_page(page, lsn),
+        match self.geometry.role_of_page(page) {
+            PageRole::Map(nth) => self.entries_page(nth, lsn),
+            PageRole::Root(root) => self.root_page(root, lsn),
         }
     }
 
@@ -251,7 +274,7 @@ impl Map {
     pub fn roots_for(&mut self, written: &[PageWrite], lsn: Lsn) -> Vec<PageWrite> {
         let mut roots = Vec::new();
         for w in written {
-            let nth = w.page - self.geometry.root_pages();
+            let PageRole::Map(nth) = self.geometry.role_of_page(w.page) else { continue };
             let word = &mut self.roots[(nth / 64) as usize];
             let bit = 1 << (nth % 64);
             if *word & bit == 0 {
@@ -266,16 +289,17 @@ impl Map {
     /// A root page as it is to be written next.
     #[must_use]
     pub fn root_page(&self, root: u64, lsn: Lsn) -> PageWrite {
-        let old = self.pages[root as usize];
+        let page = self.geometry.page_of_root(root);
+        let old = self.pages[page as usize];
         let (generation, place) = (old.generation + 1, 1 - old.place);
-        let head = Head { kind: PAGE_ROOT, page: root, place, generation, lsn };
+        let head = Head { kind: PAGE_ROOT, page, place, generation, lsn };
         let mut b = head.page(self.array);
         let words = (ROOT_BITS / 64) as usize;
         for i in 0..words {
             put_u64(&mut b, PAGE_HEAD + i * 8, self.roots[root as usize * words + i]);
         }
         page::seal(&mut b);
-        PageWrite { page: root, generation, place, bytes: b.freeze(), saved: Vec::new() }
+        PageWrite { page, generation, place, bytes: b.freeze(), saved: Vec::new() }
     }
 
     /// The pages are flushed: gives the holds that end.
@@ -310,16 +334,12 @@ impl Map {
         let mut map = Map::empty(geometry, array);
         let n = geometry.members() as u64;
         let total = geometry.map_pages() + geometry.root_pages();
-        let per_group = (geometry.parity as u64 + 1) * 2;
-        let blocks = total.div_ceil(n) * per_group;
         let mut newest: Vec<Option<Slice>> = vec![None; total as usize];
         let mut at_newest: BTreeMap<(u64, u8), u64> = BTreeMap::new();
-        let mut first = 0;
         let active: Vec<MemberIndex> =
             (0..n as u8).map(MemberIndex).filter(|m| members.is_active(*m)).collect();
-        while first < blocks {
-            let some = 256.min(blocks - first);
-            let at = geometry.pages_offset + first * BLOCK as u64;
+        for (at, blocks) in areas_of_pages(&geometry) {
+            let some = blocks;
             let reads = active.iter().map(|m| read_blocks(members, *m, at, some as usize));
             for (member, found) in active.iter().zip(join_all(reads.collect()).await) {
                 for (i, block) in found.into_iter().enumerate() {
@@ -345,7 +365,6 @@ impl Map {
                     }
                 }
             }
-            first += some;
         }
         let mut repairs = Vec::new();
         for (page, block) in newest.iter().enumerate() {
@@ -360,14 +379,17 @@ impl Map {
                     repairs.push((member, at, b.clone()));
                 }
             }
-            if page < geometry.root_pages() {
-                let words = (ROOT_BITS / 64) as usize;
-                for i in 0..words {
-                    map.roots[page as usize * words + i] = get_u64(b, PAGE_HEAD + i * 8);
+            let nth = match geometry.role_of_page(page) {
+                PageRole::Map(nth) => nth,
+                PageRole::Root(root) => {
+                    let words = (ROOT_BITS / 64) as usize;
+                    for i in 0..words {
+                        map.roots[root as usize * words + i] = get_u64(b, PAGE_HEAD + i * 8);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            let first = (page - geometry.root_pages()) * PAGE_ENTRIES;
+            };
+            let first = nth * PAGE_ENTRIES;
             for i in 0..PAGE_ENTRIES.min(geometry.stripes - first) {
                 let at = PAGE_HEAD + i as usize * ENTRY_BYTES;
                 let slot = get_u32(b, at);
@@ -379,18 +401,30 @@ impl Map {
             }
         }
         for root in 0..geometry.root_pages() {
-            if newest[root as usize].is_none() {
+            if newest[geometry.page_of_root(root) as usize].is_none() {
                 return Err(format!("root page {root} of the map is whole on none of the members"));
             }
         }
         for nth in 0..geometry.map_pages() {
             let ever = map.roots[(nth / 64) as usize] >> (nth % 64) & 1 != 0;
-            if ever && newest[(geometry.root_pages() + nth) as usize].is_none() {
+            if ever && newest[geometry.page_of_map(nth) as usize].is_none() {
                 return Err(format!("map page {nth} is whole on none of the members"));
             }
         }
         Ok((map, repairs))
     }
+}
+
+/// Where pages lie on every member: byte and blocks of what is read at once.
+fn areas_of_pages(g: &Geometry) -> Vec<(u64, u64)> {
+    let per_group = (g.parity as u64 + 1) * 2;
+    let mut all = Vec::new();
+    for s in g.stretches() {
+        let blocks = s.pages().div_ceil(g.members() as u64) * per_group;
+        let firsts = (0..blocks).step_by(256);
+        all.extend(firsts.map(|f| (s.pages_at + f * BLOCK as u64, 256.min(blocks - f))));
+    }
+    all
 }
 
 async fn read_blocks<W: World>(

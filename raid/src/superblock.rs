@@ -11,7 +11,7 @@ use evenkeel_journal::{Buf, Lsn, MemberIndex};
 
 use crate::codec::Level;
 use crate::geometry::{
-    CACHE_BLOCKS_MAX, DISK_BYTES_END, Geometry, LogHome, MAX_JOURNALS, MEMBER_GRAIN,
+    CACHE_BLOCKS_MAX, DISK_BYTES_END, Geometry, Growth, LogHome, MAX_JOURNALS, MEMBER_GRAIN,
     SUPERBLOCK_BYTES,
 };
 use crate::status::MemberState;
@@ -25,13 +25,15 @@ pub const COMPAT_KNOWN: u64 = 0;
 /// Features that must be known to write.
 pub const RO_COMPAT_KNOWN: u64 = 0;
 /// Features that must be known at all.
-pub const INCOMPAT_KNOWN: u64 = JOURNAL_DEVICES | CHECKSUMS | SPARES;
+pub const INCOMPAT_KNOWN: u64 = JOURNAL_DEVICES | CHECKSUMS | SPARES | GROWN;
 /// Incompatible feature: there are journal devices.
 pub const JOURNAL_DEVICES: u64 = 1;
 /// Incompatible feature: every block has a checksum.
 pub const CHECKSUMS: u64 = 2;
 /// Incompatible feature: the member table goes on with spares.
 pub const SPARES: u64 = 4;
+/// Incompatible feature: the members have grown, and hold stretches behind the first one.
+pub const GROWN: u64 = 8;
 /// Entries for spares at most, free ones included.
 pub const MAX_SPARES: usize = 32;
 /// Bytes of a name at most.
@@ -41,6 +43,8 @@ pub const HISTORY: usize = 64;
 
 const AT_CRC: usize = 56;
 const AT_NAME: usize = 352;
+const AT_GROWTHS: usize = 384;
+const GROWTH_BYTES: usize = 16;
 const AT_HOST: usize = 496;
 const FLAG_CLEAN: u32 = 1;
 const FLAG_UNEVEN: u32 = 2;
@@ -284,7 +288,14 @@ impl Superblock {
         let checksums = if g.has_checksums() { CHECKSUMS } else { 0 };
         let spares = self.members.len() - g.table();
         let has_spares = if spares > 0 { SPARES } else { 0 };
-        put_u64(&mut b, 80, journals | checksums | has_spares);
+        let grown = if g.growths[0].at != 0 { GROWN } else { 0 };
+        put_u64(&mut b, 80, journals | checksums | has_spares | grown);
+        for (i, growth) in g.growths.iter().enumerate() {
+            let at = AT_GROWTHS + i * GROWTH_BYTES;
+            put_u32(&mut b, at, growth.stripes);
+            put_u32(&mut b, at + 4, growth.slots);
+            put_u64(&mut b, at + 8, growth.at);
+        }
         put_u16(&mut b, 320, g.journals as u16);
         b[322] = u8::from(g.log_home == LogHome::Journals);
         put_u16(&mut b, 324, spares as u16);
@@ -362,6 +373,11 @@ impl Superblock {
             },
             journal_rows: get_u64(b, 328),
             journal_bytes: get_u64(b, 336),
+            growths: std::array::from_fn(|i| {
+                let at = AT_GROWTHS + i * GROWTH_BYTES;
+                let (stripes, slots) = (get_u32(b, at), get_u32(b, at + 4));
+                Growth { stripes, slots, at: get_u64(b, at + 8) }
+            }),
         };
         let index = get_u16(b, 158);
         let spares = usize::from(get_u16(b, 324));
@@ -369,6 +385,7 @@ impl Superblock {
         let sane = table <= 255
             && spares <= MAX_SPARES
             && (spares > 0) == (get_u64(b, 80) & SPARES != 0)
+            && (geometry.growths[0].at != 0) == (get_u64(b, 80) & GROWN != 0)
             && journals_are_sane(&geometry, get_u64(b, 80) & JOURNAL_DEVICES != 0)
             && get_u64(b, 96) < NUMBERS_END
             && data >= 1
@@ -387,8 +404,6 @@ impl Superblock {
             && geometry.member_bytes.is_multiple_of(MEMBER_GRAIN)
             && geometry.pages_offset < DISK_BYTES_END
             && geometry.slots_offset < DISK_BYTES_END
-            && geometry.slots_offset + geometry.slots * geometry.chunk_bytes() + SUPERBLOCK_BYTES
-                <= geometry.member_bytes
             && geometry.checksums_offset < DISK_BYTES_END
             && geometry.areas_are_apart()
             && checksums_are_sane(&geometry, get_u64(b, 80) & CHECKSUMS != 0, get_u64(b, 224))

@@ -18,8 +18,8 @@ use evenkeel_journal::{
 use evenkeel_raid::checksums::LOST_SUM;
 use evenkeel_raid::codec::{Code, Level};
 use evenkeel_raid::geometry::{
-    Geometry, LOG_OFFSET, LogHome, MAX_JOURNALS, MAX_REQUEST_BLOCKS, MEMBER_GRAIN, PAGE_ENTRIES,
-    PAGE_SUMS, ROOT_BITS, SLOT_RESERVE, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES,
+    Geometry, LOG_OFFSET, LogHome, MAX_GROWTHS, MAX_JOURNALS, MAX_REQUEST_BLOCKS, MEMBER_GRAIN,
+    PAGE_ENTRIES, PAGE_SUMS, ROOT_BITS, SLOT_RESERVE, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES,
 };
 use evenkeel_raid::map::{ENTRY_BYTES, Map, write_pages};
 use evenkeel_raid::members::Members;
@@ -29,8 +29,8 @@ use evenkeel_raid::page::{
 use evenkeel_raid::scrub::{RUN_BYTES, RUN_CHECK_ONLY, Run, RunState, ScrubPage, Tally};
 use evenkeel_raid::status::MemberState;
 use evenkeel_raid::superblock::{
-    CHECKSUMS, COMPAT_KNOWN, Filling, HISTORY, INCOMPAT_KNOWN, JOURNAL_DEVICES, MAGIC, MAX_SPARES,
-    MemberEntry, NAME_MAX, Phase, RO_COMPAT_KNOWN, SPARES, Superblock, VERSION,
+    CHECKSUMS, COMPAT_KNOWN, Filling, GROWN, HISTORY, INCOMPAT_KNOWN, JOURNAL_DEVICES, MAGIC,
+    MAX_SPARES, MemberEntry, NAME_MAX, Phase, RO_COMPAT_KNOWN, SPARES, Superblock, VERSION,
 };
 
 // ---- the tables of the page ----
@@ -128,6 +128,8 @@ fn the_constants_are_those_of_the_page() {
         ("CHECKSUMS", CHECKSUMS.to_string()),
         ("SPARES", SPARES.to_string()),
         ("MAX_SPARES", MAX_SPARES.to_string()),
+        ("GROWN", GROWN.to_string()),
+        ("MAX_GROWTHS", MAX_GROWTHS.to_string()),
         ("PAGE_HEAD", PAGE_HEAD.to_string()),
         ("ENTRY_BYTES", ENTRY_BYTES.to_string()),
         ("PAGE_ENTRIES", PAGE_ENTRIES.to_string()),
@@ -210,6 +212,16 @@ fn a_superblock_with_journal_devices_lies_as_the_page_says() {
 }
 
 #[test]
+fn a_superblock_of_a_grown_array_lies_as_the_page_says() {
+    let (mut s, states) = sample();
+    for i in 1..=MAX_GROWTHS as u64 {
+        s.geometry =
+            s.geometry.grown_to(s.geometry.member_bytes + (i << 27)).expect("there is room");
+        superblock_lies(s.clone(), states.clone(), 5);
+    }
+}
+
+#[test]
 fn a_superblock_with_spares_lies_as_the_page_says() {
     let (mut s, mut states) = sample();
     let own = |i: u128| MemberEntry { uuid: u128::MAX / 5 + i, ..s.members[0] };
@@ -243,6 +255,15 @@ fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
         check("history-entry", one, &fields);
         history.extend_from_slice(one);
     }
+    let mut growths = Vec::new();
+    for growth in &g.growths {
+        let (stripes, slots) = (le32(growth.stripes), le32(growth.slots));
+        let fields = [("stripes", stripes), ("slots", slots), ("at", le64(growth.at))];
+        let one = &b[384 + growths.len()..][..16];
+        check("growth-entry", one, &fields);
+        growths.extend_from_slice(one);
+    }
+    let grown = if g.growths[0].at > 0 { GROWN } else { 0 };
     let mut table = Vec::new();
     for (m, state) in s.members.iter().zip(states) {
         let fields = [
@@ -268,7 +289,7 @@ fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
         ("bytes", le32(16384)),
         ("compat", le64(s.compat)),
         ("ro_compat", le64(s.ro_compat)),
-        ("incompat", le64(u64::from(g.journals > 0) | 2 | spares)),
+        ("incompat", le64(u64::from(g.journals > 0) | 2 | spares | grown)),
         ("epoch", le64(s.epoch)),
         ("phase", le32(2)),
         ("epoch_flags", le32(3)),
@@ -304,6 +325,7 @@ fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
         ("journal_rows", le64(g.journal_rows)),
         ("journal_bytes", le64(g.journal_bytes)),
         ("name", s.name.clone().into_bytes()),
+        ("growths", growths),
         ("host", le128(s.host)),
         ("history", history),
         ("table", filled_up(table, 255 * 56)),

@@ -50,12 +50,12 @@ impl<W: World> Array<W> {
                 self.write_sum_pages(&sums.pages).await?;
             }
             if !broken(Sabotage::MapNotHome) {
-                write_pages(&self.0.members, &self.0.geometry, &pages).await?;
+                write_pages(&self.0.members, &self.0.geometry.get(), &pages).await?;
             }
             self.0.members.flush_members().await?;
             let roots = self.0.map.borrow_mut().roots_for(&pages, lsn);
             if !roots.is_empty() {
-                write_pages(&self.0.members, &self.0.geometry, &roots).await?;
+                write_pages(&self.0.members, &self.0.geometry.get(), &roots).await?;
                 self.0.members.flush_members().await?;
             }
             self.sums_are_home(sums);
@@ -149,7 +149,7 @@ impl<W: World> Array<W> {
     async fn write_sum_pages(&self, pages: &[SumWrite]) -> Result<(), Halted> {
         let mut writes = Vec::new();
         for p in pages {
-            for (member, at) in self.0.geometry.sum_page_copies(p.page, p.place) {
+            for (member, at) in self.0.geometry.get().sum_page_copies(p.page, p.place) {
                 writes.push(self.0.members.write(member, at, vec![p.bytes.clone()]));
             }
         }

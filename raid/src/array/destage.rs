@@ -70,7 +70,7 @@ struct Plan<W: World> {
 impl<W: World> Array<W> {
     /// How many stripes are destaged together.
     pub(super) fn batch(&self) -> usize {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let fit = BATCH_BYTES / (g.chunk_bytes() * g.members() as u64);
         (fit as usize).clamp(1, BATCH)
     }
@@ -150,7 +150,7 @@ impl<W: World> Array<W> {
         promise: &mut Promise,
         short: bool,
     ) -> impl Future<Output = Plan<W>> + use<W> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let horizon = self.0.journal.last_lsn();
         let dirty: Vec<(u32, DirtyBlock)> = {
             let mut cache = self.0.cache.borrow_mut();
@@ -210,7 +210,7 @@ impl<W: World> Array<W> {
         &self,
         rows: &BTreeMap<u32, Vec<(usize, u32, DirtyBlock)>>,
     ) -> Option<Room<W, Members<W>>> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let blocks = rows.len() * g.parity;
         if blocks > MAX_PARITY_BLOCKS {
             return None;
@@ -232,7 +232,7 @@ impl<W: World> Array<W> {
         old: Option<Slot>,
         dirty: &[(u32, DirtyBlock)],
     ) -> Result<(Slice, Vec<u32>), RequestError> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let mut lost = Vec::new();
         let chunk = g.chunk_bytes() as usize;
         let mut data = Buf::new(chunk * g.data);
@@ -280,7 +280,7 @@ impl<W: World> Array<W> {
         }
         let room = self.room_for_lost(stripe, &lost);
         // Without checksums a mark is all that tells it from zeros.
-        if room.is_none() && !self.0.geometry.has_checksums() {
+        if room.is_none() && !self.0.geometry.get().has_checksums() {
             return None;
         }
         Some((data, lost, room))
@@ -295,7 +295,7 @@ impl<W: World> Array<W> {
         slot: Slot,
         dirty: &[(u32, DirtyBlock)],
     ) -> Option<(Slice, Vec<u32>)> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let mut data = Buf::zeroed(g.stripe_blocks() as usize * BLOCK);
         let mut lost = Vec::new();
         for block in 0..g.stripe_blocks() as u32 {
@@ -332,7 +332,7 @@ impl<W: World> Array<W> {
         row: u32,
         covered: Vec<(usize, u32, DirtyBlock)>,
     ) -> Result<Row, RequestError> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let (k, m, d) = (g.data, g.parity, covered.len());
         let code = self.0.members.code();
         let zero = vec![0u8; BLOCK];
@@ -379,7 +379,7 @@ impl<W: World> Array<W> {
         plan: &mut Plan<W>,
         crcs: &mut impl Iterator<Item = Vec<u32>>,
     ) -> Result<Option<Lsn>, Halted> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let stripe = plan.stripe;
         match &mut plan.way {
             Way::Stuck | Way::Later => Ok(None),
@@ -460,7 +460,7 @@ impl<W: World> Array<W> {
         plans: &[Plan<W>],
         lsns: &[Option<Lsn>],
     ) -> Result<(), Halted> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let zero = Slice::copy_of(&[0; BLOCK]);
         let mut runs: BTreeMap<(u8, u64), Segs> = BTreeMap::new();
         for (plan, lsn) in plans.iter().zip(lsns) {

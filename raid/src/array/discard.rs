@@ -39,7 +39,7 @@ impl<W: World> Array<W> {
                 self.write(from, Buf::zeroed((to - from) as usize).freeze(), fua).await?;
             }
         }
-        let step = STEP_STRIPES * self.0.geometry.stripe_blocks();
+        let step = STEP_STRIPES * self.0.geometry.get().stripe_blocks();
         let mut from = first;
         while from < end {
             let near = end - first <= MAX_REQUEST_BLOCKS;
@@ -66,7 +66,7 @@ impl<W: World> Array<W> {
     }
 
     async fn zero_blocks(&self, block: u64, count: u64) -> Result<(), RequestError> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let all = pieces(g, block, count);
         let whole = |p: &Piece| u64::from(p.count) == g.stripe_blocks();
         // 1. Room: an Unmap for every run of stripes at the worst, a Write for either end.

@@ -45,7 +45,7 @@ impl<W: World> Array<W> {
             return Err(RequestError::Invalid);
         }
         let _request = self.enter(at, len, false)?;
-        let stripe_bytes = self.0.geometry.stripe_blocks() * BLOCK as u64;
+        let stripe_bytes = self.0.geometry.get().stripe_blocks() * BLOCK as u64;
         let end = at + len;
         let first = at / stripe_bytes;
         let last = ((end - 1) / stripe_bytes).min(first + STRIPES_A_LOOK - 1);

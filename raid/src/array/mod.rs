@@ -21,6 +21,7 @@ mod create;
 mod destage;
 mod discard;
 mod extents;
+mod grow;
 mod locate;
 mod locks;
 mod lost;
@@ -64,6 +65,7 @@ use crate::status::{
 pub use background::LATENCY_TARGET;
 pub use create::{Created, create, create_with_journals, plan};
 pub use extents::Extent;
+pub use grow::Grown;
 pub use locate::locate;
 pub use rebuild::Added;
 pub use start::assemble;
@@ -93,7 +95,9 @@ impl<W: World> Clone for Array<W> {
 
 struct Inner<W: World> {
     world: W,
-    geometry: Geometry,
+    /// It changes when the array grows; what was under way goes on with the one of before, by which
+    /// everything that was there is found as well.
+    geometry: Cell<Geometry>,
     members: Members<W>,
     journal: Journal<W, Members<W>>,
     map: RefCell<Map>,
@@ -163,13 +167,13 @@ impl<W: World> Array<W> {
     /// Bytes of the device.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.0.geometry.device_blocks() * BLOCK as u64
+        self.0.geometry.get().device_blocks() * BLOCK as u64
     }
 
     /// Shape of the array.
     #[must_use]
-    pub fn geometry(&self) -> &Geometry {
-        &self.0.geometry
+    pub fn geometry(&self) -> Geometry {
+        self.0.geometry.get()
     }
 
     /// What was asked of the members since the start.
@@ -188,7 +192,7 @@ impl<W: World> Array<W> {
     pub fn tell_started(&self, device: &str) {
         let (name, members) = (self.name(), &self.0.members);
         members.tell(news::new_array(&name, device, self.0.options.read_only));
-        let table = (0..self.0.geometry.table() as u8).map(MemberIndex);
+        let table = (0..self.0.geometry.get().table() as u8).map(MemberIndex);
         let out: Vec<(String, MemberState)> = table
             .map(|m| {
                 let (state, path, ..) = members.describe(m);
@@ -333,7 +337,7 @@ impl<W: World> Array<W> {
         if !state.bears_epochs() {
             return refuse(format!("{path} is not active any more; nothing was changed."));
         }
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let (gone, tolerated, all, what) = if !state.serves() {
             // A spare, or one that is being filled: nobody needs it.
             (0, 1, 1, "spares")
@@ -370,7 +374,7 @@ impl<W: World> Array<W> {
     /// What `status --json` prints, except device and via, which are the front end's.
     #[must_use]
     pub fn status(&self) -> Status {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let sb = self.0.members.superblock();
         let hyphens = |id: u128| uuid::Uuid::from_u128(id).to_string();
         let named = (0..sb.members.len()).filter(|i| !sb.members[*i].is_free());

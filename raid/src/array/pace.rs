@@ -175,7 +175,7 @@ impl<W: World> Array<W> {
     /// Some stripes: whole ones first, then those with the oldest blocks; in stripe order.
     fn oldest_stripes(&self, some: usize) -> Vec<Stripe> {
         let cache = self.0.cache.borrow();
-        let whole = self.0.geometry.stripe_blocks() as usize;
+        let whole = self.0.geometry.get().stripe_blocks() as usize;
         let mut all: Vec<(bool, Lsn, Stripe)> = cache
             .stripes
             .iter()

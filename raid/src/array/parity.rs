@@ -39,7 +39,7 @@ impl<W: World> Array<W> {
             map.entries().filter_map(|(s, e)| e.slot.map(|slot| (s, slot))).collect()
         };
         let (mut mended, mut lost) = (0u64, Vec::new());
-        if self.0.geometry.has_checksums() {
+        if self.0.geometry.get().has_checksums() {
             return self.make_checksums_right(all, progress).await;
         }
         for (i, some) in all.chunks(AT_ONCE).enumerate() {
@@ -69,7 +69,7 @@ impl<W: World> Array<W> {
     }
 
     async fn parity_of(&self, stripe: Stripe, slot: Slot) -> Result<Row, Halted> {
-        let (g, members) = (&self.0.geometry, &self.0.members);
+        let (g, members) = (&self.0.geometry.get(), &self.0.members);
         let rows = g.chunk_blocks;
         let data: Vec<usize> = (0..g.data).collect();
         let Ok(data) = self.read_rows(stripe, slot, 0, rows, &data).await else {
@@ -161,7 +161,7 @@ impl<W: World> Array<W> {
 
     /// Compares every block of a stripe on an active member with its checksum.
     async fn compare(&self, stripe: Stripe, slot: Slot) -> Compared {
-        let (g, rows) = (&self.0.geometry, self.0.geometry.chunk_blocks);
+        let (g, rows) = (&self.0.geometry.get(), self.0.geometry.get().chunk_blocks);
         let mut compared = Compared::Right;
         for column in 0..g.members() {
             let member = g.member_of(slot, column);
@@ -186,7 +186,7 @@ impl<W: World> Array<W> {
 
     /// The data of a slot, whatever it is; what is on members that are absent, by the parity.
     async fn content_as_it_lies(&self, slot: Slot) -> Option<Slice> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let chunk = g.chunk_bytes() as usize;
         let reads = (0..g.members()).map(|c| {
             self.0.members.read(g.member_of(slot, c), g.byte_of(slot, 0), Buf::new(chunk))
@@ -215,7 +215,7 @@ impl<W: World> Array<W> {
         slot: Slot,
         content: Option<Slice>,
     ) -> Result<Option<u64>, Halted> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let left = match content {
             Some(data) => Some((data, Vec::new())),
             None => self.what_is_left(stripe, slot, &[]).await,

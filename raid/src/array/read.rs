@@ -87,7 +87,7 @@ impl<W: World> Array<W> {
         count: u64,
         mut buf: Buf,
     ) -> (Result<(), RequestError>, Buf) {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let mut runs: Vec<Run> = Vec::new();
         for p in pieces(g, block, count) {
             for i in 0..p.count {
@@ -148,7 +148,7 @@ impl<W: World> Array<W> {
     /// What a run's member gives, if it is what was written. Wrong bytes say little of the member
     /// yet: the stripe may also have been written to meanwhile.
     async fn read_run(&self, run: &Run, buf: Buf) -> Result<Buf, NotGiven> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let member = g.member_of(run.slot, run.column);
         if self.is_read_around(run.slot, run.column) {
             self.0.members.ask_by_the_way(member, g.byte_of(run.slot, run.row));
@@ -195,7 +195,7 @@ impl<W: World> Array<W> {
         out: &mut [u8],
     ) -> Result<(), RequestError> {
         let _guard = self.0.locks.stripe(run.stripe).await;
-        let first = run.column as u32 * self.0.geometry.chunk_blocks + run.row;
+        let first = run.column as u32 * self.0.geometry.get().chunk_blocks + run.row;
         let mut done = 0;
         while done < run.rows {
             let at = done as usize * BLOCK;
@@ -242,7 +242,7 @@ impl<W: World> Array<W> {
     /// (or another reader) has found nothing wrong there, its answer was: it is counted. The
     /// stripe's lock is held.
     fn wrong_once(&self, run: &Run, wrong: &[(u32, u32)]) {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         if self.0.sums.noticed() != run.noticed
             || self.0.map.borrow().get(run.stripe).lsn != run.entry
         {
@@ -275,7 +275,7 @@ impl<W: World> Array<W> {
                 Ok(b)
             }
             Source::Slot(slot) => {
-                let (column, row) = self.0.geometry.column_row(block);
+                let (column, row) = self.0.geometry.get().column_row(block);
                 let mut columns = self.read_rows(stripe, slot, row, 1, &[column]).await?;
                 Ok(columns.remove(0))
             }

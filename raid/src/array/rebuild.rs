@@ -18,6 +18,7 @@ mod members;
 mod pages;
 
 pub use members::Added;
+pub(super) use members::{halted, refuse};
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -203,7 +204,7 @@ impl<W: World> Array<W> {
     /// Fills what is to be filled: a few stripes, or what is left when these are done. False: nothing is
     /// to be filled, or not yet.
     async fn fill_some(&self) -> Result<bool, Break> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let of_stripe = g.chunk_bytes() * g.members() as u64;
         let most = (BYTES_AT_ONCE / of_stripe).clamp(1, STRIPES_AT_ONCE as u64) as usize;
         self.look_at_twins().await?;
@@ -303,7 +304,7 @@ impl<W: World> Array<W> {
         stripe: Stripe,
         all: &[Filled],
     ) -> Result<Vec<MemberIndex>, Halted> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let _guard = self.0.locks.stripe(stripe).await;
         let entry = self.0.map.borrow().get(stripe);
         let Some(slot) = entry.slot else { return Ok(Vec::new()) };
@@ -342,7 +343,7 @@ impl<W: World> Array<W> {
         twins: &[&Filled],
         columns: &[usize],
     ) -> Result<(), Halted> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         for row in 0..g.chunk_blocks {
             if row % 16 == 15 {
                 after_the_ready().await;
@@ -462,7 +463,7 @@ impl<W: World> Array<W> {
 
     fn filled_bytes(&self) -> u64 {
         let done: u64 = self.0.rebuild.filled.borrow().iter().map(|f| f.done).sum();
-        done * self.0.geometry.chunk_bytes()
+        done * self.0.geometry.get().chunk_bytes()
     }
 
     /// What is being rebuilt.
@@ -473,7 +474,7 @@ impl<W: World> Array<W> {
             Some(f) => f.takes,
             None => self.0.members.twins().first()?.1,
         };
-        let chunk = self.0.geometry.chunk_bytes();
+        let chunk = self.0.geometry.get().chunk_bytes();
         let left = filled.iter().map(|f| f.left).sum::<u64>() * chunk;
         let done = filled.iter().map(|f| f.done).sum::<u64>() * chunk;
         drop(filled);
@@ -493,7 +494,7 @@ impl<W: World> Array<W> {
         let (name, members) = (self.name(), &self.0.members);
         let (_, path, ..) = members.describe(f.twin);
         let (_, old, ..) = members.describe(f.takes);
-        let chunk = self.0.geometry.chunk_bytes();
+        let chunk = self.0.geometry.get().chunk_bytes();
         if f.next > 0 {
             members.tell(news::rebuild_goes_on(&name, &path, f.left * chunk));
             return;

@@ -104,7 +104,7 @@ impl<W: World> Array<W> {
         rows: u32,
         wanted: &[usize],
     ) -> Result<Rows, RequestError> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let n = g.members();
         let mut found = Found {
             rows: rows as usize,
@@ -150,7 +150,7 @@ impl<W: World> Array<W> {
 
     /// Whether a column's member is slow or silent, and enough others are there that are not.
     pub(super) fn is_read_around(&self, slot: Slot, column: usize) -> bool {
-        let (g, members) = (&self.0.geometry, &self.0.members);
+        let (g, members) = (&self.0.geometry.get(), &self.0.members);
         let member = g.member_of(slot, column);
         if !members.is_avoided(member) {
             return false;
@@ -169,7 +169,7 @@ impl<W: World> Array<W> {
         columns: &[usize],
         found: &mut Found,
     ) {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let (at, len) = (g.byte_of(slot, row), found.rows * BLOCK);
         let reads = columns.iter().map(|c| async move {
             let read = self.0.members.read(g.member_of(slot, *c), at, Buf::new(len)).await;
@@ -212,7 +212,7 @@ impl<W: World> Array<W> {
         wanted: &[usize],
         found: &mut Found,
     ) -> Result<(), RequestError> {
-        let (g, code) = (&self.0.geometry, self.0.members.code());
+        let (g, code) = (&self.0.geometry.get(), self.0.members.code());
         let absent: Vec<usize> =
             wanted.iter().copied().filter(|c| found.columns[*c].is_none()).collect();
         if found.bad.is_empty() && absent.is_empty() {
@@ -277,7 +277,7 @@ impl<W: World> Array<W> {
     /// Whether a block that was rebuilt is what its checksum says.
     fn judge(&self, found: &mut Found, r: usize, c: usize) -> bool {
         let Some(sum) = found.sums[c].get(r) else {
-            return !self.0.geometry.has_checksums();
+            return !self.0.geometry.get().has_checksums();
         };
         let bytes = found.columns[c].as_ref().expect("it was just made");
         let verdict = verdict(&bytes[r * BLOCK..(r + 1) * BLOCK], *sum);
@@ -290,7 +290,7 @@ impl<W: World> Array<W> {
     /// Writes blocks that were wrong and have been rebuilt to their members, reads them again, and
     /// counts. Whatever fails here, the answer to the reader is right.
     async fn heal(&self, stripe: Stripe, slot: Slot, row: u32, found: &mut Found) {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         for (r, c) in found.bad.clone() {
             let (member, at) = (g.member_of(slot, c), g.byte_of(slot, row + r as u32));
             let bytes = found.columns[c].as_ref().expect("it was read");
@@ -334,7 +334,7 @@ impl<W: World> Array<W> {
         found: &Found,
         short: &[usize],
     ) {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         for (r, c) in found.bad.iter().filter(|(r, _)| short.contains(r)) {
             let (member, at) = (g.member_of(slot, *c), g.byte_of(slot, row + *r as u32));
             let sum = found.sums[*c].get(*r).copied();

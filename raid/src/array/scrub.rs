@@ -138,7 +138,7 @@ impl<W: World> Array<W> {
         if self.0.scrub.is_running() {
             return refuse("A scrub of this array is under way already; it goes on as it was.");
         }
-        let sums = self.0.geometry.has_checksums();
+        let sums = self.0.geometry.get().has_checksums();
         self.0.members.tell(news::scrub_begins(&self.name(), check_only, sums, overdue));
         self.begin_scrub(Run::begun(check_only, self.0.world.wall_clock()));
         let scrub = &self.0.scrub;
@@ -259,7 +259,7 @@ impl<W: World> Array<W> {
         self.save_scrub().await?;
         scrub.begun.set(true);
         scrub.changed.notify();
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let of_stripe = g.chunk_bytes() * g.members() as u64;
         let most = (BYTES_AT_ONCE / of_stripe).clamp(1, STRIPES_AT_ONCE as u64) as usize;
         while scrub.run().next < g.stripes {
@@ -318,7 +318,7 @@ impl<W: World> Array<W> {
 
     /// Writes the scrub's page, where the array has one.
     async fn write_scrub_page(&self, page: ScrubPage) -> Result<(), Halted> {
-        let (g, members) = (&self.0.geometry, &self.0.members);
+        let (g, members) = (&self.0.geometry.get(), &self.0.members);
         if !g.has_checksums() || self.0.options.read_only {
             return Ok(());
         }
@@ -341,7 +341,7 @@ impl<W: World> Array<W> {
 
     /// The newest copy of the scrub's page: generation, place, content.
     async fn read_scrub_page(&self) -> Option<(u64, u8, ScrubPage)> {
-        let (g, members) = (&self.0.geometry, &self.0.members);
+        let (g, members) = (&self.0.geometry.get(), &self.0.members);
         if !g.has_checksums() {
             return None;
         }
@@ -381,7 +381,7 @@ impl<W: World> Array<W> {
 
     /// Bytes in all: stripes come into use, and go, meanwhile.
     fn scrub_total(&self, run: &Run) -> u64 {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let of_stripe = g.chunk_bytes() * g.members() as u64;
         let left = if run.next < g.stripes {
             let mapped = self.0.map.borrow().mapped();

@@ -86,6 +86,18 @@ impl Slots {
         slots
     }
 
+    /// There are more slots, free ones, behind the others.
+    pub fn grow(&self, count: u64) {
+        {
+            let mut s = self.0.state.borrow_mut();
+            let more =
+                (count as usize).checked_sub(s.used.len()).expect("no slot is lost by growing");
+            s.used.resize(count as usize, false);
+            s.free += more;
+        }
+        self.0.freed.notify();
+    }
+
     /// A promise of nothing.
     pub fn none(&self) -> Promise {
         Promise(self.clone(), 0)

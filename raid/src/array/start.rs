@@ -572,7 +572,7 @@ impl<W: World> Started<'_, W> {
         let sums = Checksums::new(g, sb.array, memory, recovered.sums);
         let array = Array(Rc::new(Inner {
             world: world.clone(),
-            geometry: g,
+            geometry: Cell::new(g),
             members: members.clone(),
             journal,
             map: RefCell::new(recovered.map),

@@ -200,7 +200,7 @@ impl<W: World> Array<W> {
     }
 
     async fn read_sum_page(&self, page: u64, required: Lsn) -> Option<SumPage> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let active = |c: &(MemberIndex, u64)| self.0.members.is_active(c.0);
         let mut copies: Vec<_> = g.sum_page_copies(page, 0).into_iter().filter(active).collect();
         // A slow one last.
@@ -236,7 +236,7 @@ impl<W: World> Array<W> {
     /// Makes these pages the same on all members, where they are not: what a crash left on some alone
     /// gets to the others, at the same place. Once a run for each page; the checkpoint's lock is held.
     pub(super) async fn settle_sum_pages(&self, pages: &[(u64, Lsn)]) -> Result<(), Halted> {
-        let (g, sums) = (&self.0.geometry, &self.0.sums);
+        let (g, sums) = (&self.0.geometry.get(), &self.0.sums);
         let mut settled = Vec::new();
         let mut flush = false;
         for (page, required) in pages.iter().filter(|(page, _)| !sums.is_settled(*page)) {
@@ -310,7 +310,7 @@ impl<W: World> Array<W> {
         if !sequential || !sums.table.borrow().are_kept() {
             return;
         }
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let (stripe, block) = g.stripe_of(first + count - 1);
         let (page, _) = g.sum_of(stripe, g.column_row(block).1, 0);
         let next = page + 1;

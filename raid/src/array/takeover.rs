@@ -194,7 +194,7 @@ impl<W: World> Array<W> {
         p: &PendingParity,
         blocks: &Blocks,
     ) -> Result<Vec<(MemberIndex, u64, Slice)>, ArrayError> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let zero = Slice::copy_of(&[0; BLOCK]);
         let bytes = |s: &Source| match s {
             Source::Zero => Ok(zero.clone()),

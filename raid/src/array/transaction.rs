@@ -302,7 +302,7 @@ impl<W: World> Array<W> {
     /// The most that a transaction of this array may hold.
     #[must_use]
     pub fn transaction_bound(&self) -> TransactionBound {
-        TransactionBound::of(&self.0.geometry)
+        TransactionBound::of(&self.0.geometry.get())
     }
 }
 
@@ -410,7 +410,7 @@ impl<W: World> Transaction<W> {
 
     /// What it would hold with these blocks, too.
     fn size_with(&self, first: u64, last: u64) -> TransactionSize {
-        let per = self.array.0.geometry.stripe_blocks();
+        let per = self.array.0.geometry.get().stripe_blocks();
         let before = |b: u64| self.blocks.contains_key(&b);
         let after = |b: u64| (first..=last).contains(&b) || before(b);
         // A run begins at a block without one before it in its stripe.
@@ -430,7 +430,7 @@ impl<W: World> Transaction<W> {
     fn pieces(&self) -> Vec<Piece> {
         let mut pieces: Vec<Piece> = Vec::with_capacity(self.size.runs as usize);
         for b in self.blocks.keys() {
-            let (stripe, block) = self.array.0.geometry.stripe_of(*b);
+            let (stripe, block) = self.array.0.geometry.get().stripe_of(*b);
             match pieces.last_mut() {
                 Some(p) if p.stripe == stripe && p.first + p.count == block => p.count += 1,
                 _ => pieces.push(Piece { stripe, first: block, count: 1, from: 0 }),
@@ -459,7 +459,7 @@ impl<W: World> Transaction<W> {
         pieces: &[Piece],
     ) -> Result<(Vec<StripeGuard>, Option<BlockGuard>), RequestError> {
         let Array(inner) = &self.array;
-        let g = &inner.geometry;
+        let g = &inner.geometry.get();
         let parts: Vec<u64> =
             self.blocks.iter().filter(|(_, own)| !own.is_whole()).map(|(b, _)| *b).collect();
         if parts.is_empty() {
@@ -497,7 +497,7 @@ impl<W: World> Transaction<W> {
         room: &mut evenkeel_journal::log::Room<W, crate::members::Members<W>>,
     ) -> Lsn {
         let array = &self.array;
-        let per = array.0.geometry.stripe_blocks();
+        let per = array.0.geometry.get().stripe_blocks();
         let mut items: Vec<Item> = Vec::with_capacity(pieces.len());
         let mut places: Vec<Vec<(Place, u32)>> = Vec::with_capacity(pieces.len());
         for p in pieces {

@@ -72,7 +72,7 @@ impl<W: World> Array<W> {
         if data.is_empty() {
             return Ok(());
         }
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let (first, last) = (at / BLOCK as u64, (at + data.len() as u64 - 1) / BLOCK as u64);
         let pieces = pieces(g, first, last - first + 1);
         let merged = merged_blocks(at, data.len());
@@ -171,7 +171,7 @@ impl<W: World> Array<W> {
 
     /// Room that the records of these pieces take at most.
     fn need(&self, pieces: &[Piece]) -> Need {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let (mut need, mut blocks, mut meta) = (Need::default(), 0, 0);
         for p in pieces {
             if p.is_whole(g) {
@@ -262,7 +262,7 @@ impl<W: World> Array<W> {
     ) -> Result<Slice, RequestError> {
         let mut whole = Buf::new((last - first + 1) as usize * BLOCK);
         for b in merged {
-            let (stripe, block) = self.0.geometry.stripe_of(*b);
+            let (stripe, block) = self.0.geometry.get().stripe_of(*b);
             let old = self.read_block_locked(stripe, block).await?;
             let to = (b - first) as usize * BLOCK;
             whole[to..to + BLOCK].copy_from_slice(&old);
@@ -279,7 +279,7 @@ impl<W: World> Array<W> {
         &self,
         placed: &[(Slot, Slice)],
     ) -> Result<Vec<Vec<u32>>, Halted> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let mut crcs = Vec::with_capacity(placed.len());
         let mut runs: BTreeMap<(u8, u64), Segs> = BTreeMap::new();
         for (slot, data) in placed {
@@ -301,7 +301,7 @@ impl<W: World> Array<W> {
     /// The n chunks of a stripe with this content. With one data column every parity is a copy of
     /// it, so all are the same memory.
     fn columns_of(&self, data: &Slice) -> Vec<Slice> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let chunk = g.chunk_bytes() as usize;
         if g.data == 1 {
             return vec![data.clone(); g.members()];

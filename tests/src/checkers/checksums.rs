@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::parity::{crc, u16_at, u32_at, u64_at};
+use super::stretches;
 use crate::sim::{Image, PAGE};
 
 const CHECKSUM_PAGE: usize = 3;
@@ -34,19 +35,21 @@ fn newest(image: &Image, head: &[u8], at: u64, number: u64) -> Option<(u64, Vec<
 impl Table {
     /// Reads all pages; None where the array has no checksums.
     pub fn read(head: &[u8], members: &BTreeMap<usize, Image>) -> Result<Option<Table>, String> {
-        let (at, bytes) = (u64_at(head, 216), u64_at(head, 224));
-        if at == 0 {
+        if u64_at(head, 216) == 0 {
             return Ok(None);
         }
         let (n, k) = (u16_at(head, 156) as u64, u16_at(head, 152) as u64);
         let copies = n - k + 1;
         let mut pages = BTreeMap::new();
+        let stretches = stretches::read(head);
         // Every group of n pages has its copies, in both places, on all members.
-        for number in 0..bytes / (copies * 2 * PAGE as u64) * n {
+        let all = stretches.iter().flat_map(|s| s.sums.clone().map(move |number| (s, number)));
+        for (stretch, number) in all {
+            let (at, here) = (stretch.sums_at, number - stretch.sums.start);
             let mut found = Vec::new();
             for copy in 0..copies {
-                let member = ((number % n + copy) % n) as usize;
-                let nth = number / n * copies + copy;
+                let member = ((here % n + copy) % n) as usize;
+                let nth = here / n * copies + copy;
                 let Some(image) = members.get(&member) else { continue };
                 found.push((member, newest(image, head, at + nth * 2 * PAGE as u64, number)));
             }

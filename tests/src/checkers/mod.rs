@@ -2,3 +2,4 @@
 
 mod checksums;
 pub mod parity;
+mod stretches;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use evenkeel_raid::codec::{Code, Level};
 
 use super::checksums::Table;
+use super::stretches;
 
 use crate::sim::{DiskImage, Image, PAGE};
 use crate::subject::Areas;
@@ -141,11 +142,11 @@ fn head(image: &Image) -> Option<Head> {
 /// The map: stripe to slot, from the newest whole copy of every page.
 fn map(head: &Head, members: &BTreeMap<usize, Image>) -> BTreeMap<u64, u64> {
     let h = &head.bytes;
-    let (pages_at, pages, checksums_at) = (u64_at(h, 200), u64_at(h, 208), u64_at(h, 216));
-    let end = if checksums_at == 0 { u64_at(h, 232) } else { checksums_at };
+    let (pages, stretches) = (u64_at(h, 208), stretches::read(h));
     let mut newest: BTreeMap<u64, (u64, Vec<u8>)> = BTreeMap::new();
     for image in members.values() {
-        for at in (pages_at..end).step_by(PAGE) {
+        let places = stretches.iter().flat_map(|s| s.pages.clone().step_by(PAGE));
+        for at in places {
             let Some(b) = image.page(at as usize / PAGE) else {
                 continue;
             };
@@ -160,14 +161,15 @@ fn map(head: &Head, members: &BTreeMap<usize, Image>) -> BTreeMap<u64, u64> {
             }
         }
     }
-    // Root pages come first; every map page is known by its kind.
-    let roots = u64_at(h, 168).div_ceil(ENTRIES).div_ceil(4032 * 8);
     let mut map = BTreeMap::new();
     for (page, (_, b)) in newest.iter().filter(|(_, (_, b))| u16_at(b, 6) == MAP_PAGE) {
+        let own = stretches.iter().rfind(|s| s.first_page <= *page).expect("the first begins at 0");
+        // Root pages come first; every map page is known by its kind.
+        let nth = page - own.first_page - own.roots + own.first_map;
         for i in 0..ENTRIES {
             let slot = u32_at(b, 64 + i as usize * 16);
             if slot != 0 {
-                map.insert((page - roots) * ENTRIES + i, u64::from(slot) - 1);
+                map.insert(nth * ENTRIES + i, u64::from(slot) - 1);
             }
         }
     }
@@ -228,7 +230,7 @@ pub fn check_at_rest(disks: &[DiskImage], content: &[u8]) -> Result<(), String> 
     let checksums = Table::read(&first.bytes, &members)?;
     let mut used = BTreeSet::new();
     let stripe_bytes = chunk * k as u64;
-    let slots_at = u64_at(&first.bytes, 232);
+    let stretches = stretches::read(&first.bytes);
     for stripe in 0..u64_at(&first.bytes, 168) {
         let from = (stripe * stripe_bytes) as usize;
         let data = &content[from..from + stripe_bytes as usize];
@@ -254,7 +256,9 @@ pub fn check_at_rest(disks: &[DiskImage], content: &[u8]) -> Result<(), String> 
             let Some(image) = members.get(&member) else {
                 continue;
             };
-            let at = slots_at + slot * chunk;
+            let own = stretches.iter().find(|s| s.slots.contains(slot));
+            let Some(own) = own else { return Err(format!("there is no slot {slot}")) };
+            let at = own.slots_at + (slot - own.slots.start) * chunk;
             let mut here = vec![0; chunk as usize];
             image.read(at, &mut here);
             if let Some(i) = here.iter().zip(wanted).position(|(a, b)| a != b) {

@@ -125,6 +125,11 @@ pub fn path_of(id: usize) -> String {
 }
 
 impl DiskImage {
+    /// Makes it larger: so many bytes from now on.
+    pub fn enlarge(&mut self, bytes: u64) {
+        self.medium.enlarge(bytes);
+    }
+
     /// An empty disk.
     #[must_use]
     pub fn empty(id: usize, bytes: u64) -> DiskImage {

@@ -31,6 +31,15 @@ impl Image {
         Image { leaves: vec![empty; pages.div_ceil(LEAF)], pages }
     }
 
+    /// Gives it so many bytes, if it has fewer; what is new is zeros.
+    pub fn enlarge(&mut self, bytes: u64) {
+        let more = Image::zeros(bytes);
+        if more.pages > self.pages {
+            self.leaves.extend(more.leaves.into_iter().skip(self.leaves.len()));
+            self.pages = more.pages;
+        }
+    }
+
     /// Number of pages.
     #[must_use]
     pub fn pages(&self) -> usize {

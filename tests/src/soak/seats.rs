@@ -47,12 +47,15 @@ pub(super) fn look(disks: &[DiskImage], seats: usize) -> Option<Seats> {
     };
     let prepared: Vec<&Superblock> =
         all.iter().map(|(_, s)| s).filter(|s| s.epoch > newest.epoch).collect();
+    let filled = |s: &Superblock, seat: usize| s.twin_of(MemberIndex(seat as u8)).is_some();
     let is_out = |seat: &usize| {
         let other = |s: &&Superblock| {
-            uuid(s, *seat) != uuid(newest, *seat) || !s.members[*seat].state.serves()
+            uuid(s, *seat) != uuid(newest, *seat)
+                || !s.members[*seat].state.serves()
+                || filled(s, *seat)
         };
-        let filled = newest.twin_of(MemberIndex(*seat as u8)).is_some();
-        !newest.members[*seat].state.serves() || filled || prepared.iter().any(other)
+        let gone = !newest.members[*seat].state.serves() || filled(newest, *seat);
+        gone || prepared.iter().any(other)
     };
     Some(Seats {
         holders: (0..seats).map(holder).collect(),

@@ -362,6 +362,13 @@ impl Voyage<'_> {
                     self.tally.count("n/crash states of arrays that were whole again");
                     (&own, Some(&holders[..]))
                 }
+                None if served && ran.was_reset_before(shot.event) && self.plan.spares > 0 => {
+                    // One that was away may have come back since, and was out until then.
+                    let all = self.plan.setup.members() + self.plan.setup.journals;
+                    let out = seats::look(&found.disks, all).map(|s| s.out).unwrap_or_default();
+                    own = taken.union(&out).copied().collect();
+                    (&own, None)
+                }
                 None => (if served { &taken } else { &before_reset }, None),
             };
             self.look(&found, &judge, taken, seats, life.beyond, rng)

@@ -34,11 +34,14 @@ enum Past {
     Member(MemberIndex, Lsn),
 }
 
-fn refuse<T>(kind: ErrorKind, text: impl Into<String>) -> Result<T, ArrayError> {
+pub(in crate::array) fn refuse<T>(
+    kind: ErrorKind,
+    text: impl Into<String>,
+) -> Result<T, ArrayError> {
     Err(ArrayError::new(kind, format!("{} Nothing was written.", text.into())))
 }
 
-fn halted(Halted: Halted) -> ArrayError {
+pub(in crate::array) fn halted(Halted: Halted) -> ArrayError {
     ArrayError::new(
         ErrorKind::Failed,
         "Too many members failed meanwhile: the array takes no writes any more.",
@@ -77,7 +80,7 @@ impl<W: World> Array<W> {
     ) -> Result<(), ArrayError> {
         let members = &self.0.members;
         let (_, old_path, ..) = members.describe(old);
-        if old.at() >= self.0.geometry.members() {
+        if old.at() >= self.0.geometry.get().members() {
             return refuse(
                 ErrorKind::Usage,
                 format!("{old_path} is no member: only a member's place can be taken."),
@@ -145,7 +148,7 @@ impl<W: World> Array<W> {
         )
     }
 
-    fn may_be_changed(&self) -> Result<(), ArrayError> {
+    pub(in crate::array) fn may_be_changed(&self) -> Result<(), ArrayError> {
         if self.0.options.read_only {
             return refuse(
                 ErrorKind::Failed,
@@ -169,7 +172,7 @@ impl<W: World> Array<W> {
     /// Whether a disk may be taken in, and what it was.
     async fn may_be_added(&self, disk: &W::Disk) -> Result<Past, ArrayError> {
         self.may_be_changed()?;
-        let (g, members) = (&self.0.geometry, &self.0.members);
+        let (g, members) = (&self.0.geometry.get(), &self.0.members);
         let facts = disk.facts();
         g.takes_spare(&facts.path, facts.bytes)?;
         if !members.has_room_for_a_spare() {
@@ -255,7 +258,7 @@ impl<W: World> Array<W> {
         };
         // The end of a larger disk may bear an older array's copy C.
         let end = disk.facts().bytes / MEMBER_GRAIN * MEMBER_GRAIN - SUPERBLOCK_BYTES;
-        if end > self.0.geometry.member_bytes - SUPERBLOCK_BYTES {
+        if end > self.0.geometry.get().member_bytes - SUPERBLOCK_BYTES {
             let zeros = Buf::zeroed(SUPERBLOCK_BYTES as usize).freeze();
             let disk = Bounded::new(&self.0.world, &disk, self.bound());
             disk.write(end, vec![zeros]).await.map_err(|_| failed())?;

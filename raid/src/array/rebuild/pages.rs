@@ -21,7 +21,7 @@ impl<W: World> Array<W> {
         twin: MemberIndex,
         takes: MemberIndex,
     ) -> Result<(), Break> {
-        let (map, sums) = (self.map_and_roots(), self.0.geometry.sum_pages());
+        let (map, sums) = (self.map_and_roots(), self.0.geometry.get().sum_pages());
         let mut at = 0;
         while at < map {
             self.let_requests_go_first().await?;
@@ -71,7 +71,7 @@ impl<W: World> Array<W> {
         twin: MemberIndex,
         takes: MemberIndex,
     ) -> Result<bool, Halted> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let Some(home) = self.0.map.borrow().page_at_home(number) else { return Ok(true) };
         let of_it = |place| {
             g.page_copies(number, place).into_iter().find(|(m, _)| *m == takes).map(|c| c.1)
@@ -105,7 +105,7 @@ impl<W: World> Array<W> {
         twin: MemberIndex,
         takes: MemberIndex,
     ) -> Result<bool, Halted> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let copies = g.sum_page_copies(number, 0);
         let Some((_, at)) = copies.iter().find(|(m, _)| *m == takes).copied() else {
             return Ok(true);

@@ -34,7 +34,7 @@ impl<W: World> Array<W> {
             let due_in = self.scrub_due_in(every, began);
             if due_in.is_zero() && self.scrub_may_begin() {
                 // Without checksums nobody can say whether data or parity is wrong: a person decides.
-                let check_only = !self.0.geometry.has_checksums();
+                let check_only = !self.0.geometry.get().has_checksums();
                 // Nothing speaks against it that was not looked at just now.
                 let _ = self.begin_scrub_because(check_only, Some(every)).await;
             }
@@ -48,7 +48,7 @@ impl<W: World> Array<W> {
     /// array's creation counts. Where there is no page, and where the clock was set back so that both
     /// are still to come, the time since the start counts, by the clock that never goes back.
     fn scrub_due_in(&self, every: Duration, began: Duration) -> Duration {
-        let (world, g) = (&self.0.world, &self.0.geometry);
+        let (world, g) = (&self.0.world, &self.0.geometry.get());
         let last = self.0.scrub.last.get().map(|run| run.ended);
         let created = || g.has_checksums().then(|| self.0.members.superblock().created);
         let age = last.or_else(created).and_then(|then| world.wall_clock().checked_sub(then));
@@ -57,7 +57,7 @@ impl<W: World> Array<W> {
     }
 
     fn scrub_may_begin(&self) -> bool {
-        let (members, g) = (&self.0.members, &self.0.geometry);
+        let (members, g) = (&self.0.members, &self.0.geometry.get());
         let being_filled = |m: &crate::superblock::MemberEntry| {
             matches!(m.state, MemberState::Rebuilding | MemberState::Failing)
         };

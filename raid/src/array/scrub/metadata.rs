@@ -35,18 +35,18 @@ pub(in crate::array) type Place = (MemberIndex, u64);
 
 impl<W: World> Array<W> {
     pub(in crate::array) fn map_and_roots(&self) -> u64 {
-        self.0.geometry.map_pages() + self.0.geometry.root_pages()
+        self.0.geometry.get().map_pages() + self.0.geometry.get().root_pages()
     }
 
     /// What the scrub is at when everything is done.
     pub(super) fn end_of_scrub(&self) -> u64 {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         g.stripes + self.map_and_roots() + g.sum_pages() + 2
     }
 
     /// Bytes of metadata that are still to be looked at, about, when the scrub is at `next`.
     pub(super) fn metadata_left(&self, next: u64) -> u64 {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let (block, copies) = (BLOCK as u64, g.parity as u64 + 1);
         let at = next.saturating_sub(g.stripes);
         let map = self.map_and_roots();
@@ -65,22 +65,23 @@ impl<W: World> Array<W> {
     }
 
     fn superblock_bytes(&self) -> u64 {
-        self.0.geometry.table() as u64 * 3 * SUPERBLOCK_BYTES
+        self.0.geometry.get().table() as u64 * 3 * SUPERBLOCK_BYTES
     }
 
     fn log_bytes(&self) -> u64 {
         let rows = self.0.journal.used_rows().0;
-        rows * self.0.geometry.log_devices().len() as u64 * BLOCK as u64
+        rows * self.0.geometry.get().log_devices().len() as u64 * BLOCK as u64
     }
 
     /// All of it, from where the scrub is.
     pub(super) async fn scrub_metadata(&self, check_only: bool) -> Result<(), Break> {
-        let g = &self.0.geometry;
-        let (map, sums) = (self.map_and_roots(), self.0.geometry.sum_pages());
+        let g = &self.0.geometry.get();
+        let (map, sums) = (self.map_and_roots(), self.0.geometry.get().sum_pages());
         loop {
             self.let_others_go_first().await?;
             let next = self.0.scrub.run().next;
-            let at = next - g.stripes;
+            // Where the array has grown meanwhile it may be at a stripe of before.
+            let at = next.saturating_sub(g.stripes);
             if at < map {
                 let end = map.min(at + PAGES_AT_ONCE);
                 let (bytes, found) = self.scrub_map_pages(at..end, check_only).await?;
@@ -93,11 +94,11 @@ impl<W: World> Array<W> {
                 self.scrubbed(g.stripes + map + end, bytes, found).await?;
             } else if at == map + sums {
                 let found = self.0.members.scrub_superblocks(check_only).await?;
-                self.scrubbed(next + 1, self.superblock_bytes(), found).await?;
+                self.scrubbed(g.stripes + at + 1, self.superblock_bytes(), found).await?;
             } else {
                 let bytes = self.log_bytes();
                 let found = self.scrub_log(check_only).await?;
-                return self.scrubbed(next + 1, bytes, found).await;
+                return self.scrubbed(g.stripes + at + 1, bytes, found).await;
             }
         }
     }
@@ -127,7 +128,7 @@ impl<W: World> Array<W> {
         pages: std::ops::Range<u64>,
         check_only: bool,
     ) -> Result<(u64, Tally), Halted> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let _turn = self.0.checkpoint_lock.lock().await;
         let (mut bytes, mut tally) = (0, Tally::default());
         for number in pages {
@@ -212,7 +213,7 @@ impl<W: World> Array<W> {
         pages: std::ops::Range<u64>,
         check_only: bool,
     ) -> Result<(u64, Tally), Halted> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let turn = self.0.checkpoint_lock.lock().await;
         let (mut bytes, mut tally) = (0, Tally::default());
         let mut anew = Vec::new();
@@ -341,7 +342,7 @@ impl<W: World> Array<W> {
             members.live().into_iter().map(|m| (m, through(m))).collect();
         let code = Columns(members.code().clone());
         let code: &dyn ColumnCode = &code;
-        let geometry = self.0.geometry.log(members.superblock_array());
+        let geometry = self.0.geometry.get().log(members.superblock_array());
         let reader = LogReader { members: &live, geometry, code };
         let mut commit = reader.look(pinned.number, pinned.row).await;
         if commit.as_ref().is_ok_and(|c| c.damaged_columns.is_empty()) {

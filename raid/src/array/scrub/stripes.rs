@@ -45,7 +45,7 @@ impl<W: World> Array<W> {
         stripe: Stripe,
         check_only: bool,
     ) -> Result<Tally, Halted> {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let mut tally = Tally::default();
         let _guard = self.0.locks.stripe(stripe).await;
         let Some(slot) = self.0.map.borrow().get(stripe).slot else {
@@ -84,7 +84,7 @@ impl<W: World> Array<W> {
     /// A column of a slot, block by block where it cannot be read as a whole. None if its member is
     /// not active.
     async fn read_chunk(&self, slot: Slot, column: usize) -> Option<Chunk> {
-        let (g, members) = (&self.0.geometry, &self.0.members);
+        let (g, members) = (&self.0.geometry.get(), &self.0.members);
         let (member, at) = (g.member_of(slot, column), g.byte_of(slot, 0));
         if !members.is_active(member) {
             return None;
@@ -106,8 +106,8 @@ impl<W: World> Array<W> {
     /// The checksums of a stripe, row by row; None where nobody knows them any more. Empty: there are
     /// none.
     async fn sums_of_rows(&self, stripe: Stripe) -> Vec<Option<Vec<u32>>> {
-        let (n, rows) = (self.0.geometry.members(), self.0.geometry.chunk_blocks);
-        if !self.0.geometry.has_checksums() {
+        let (n, rows) = (self.0.geometry.get().members(), self.0.geometry.get().chunk_blocks);
+        if !self.0.geometry.get().has_checksums() {
             return vec![Some(Vec::new()); rows as usize];
         }
         let mut all = Vec::with_capacity(n);
@@ -135,7 +135,7 @@ impl<W: World> Array<W> {
 
     /// What of a row is wrong, and what it should be.
     fn look_at_row(&self, chunks: &[Option<Chunk>], sums: Option<&[u32]>, r: usize) -> Row {
-        let g = &self.0.geometry;
+        let g = &self.0.geometry.get();
         let mut row = Row::default();
         let mut good: Vec<Option<&[u8]>> = vec![None; g.members()];
         for (column, chunk) in chunks.iter().enumerate() {
@@ -171,10 +171,10 @@ impl<W: World> Array<W> {
     /// would be there if these are right.
     fn uneven(&self, good: &[Option<&[u8]>]) -> Vec<(usize, Slice)> {
         let here: Vec<usize> = (0..good.len()).filter(|c| good[*c].is_some()).collect();
-        if here.len() <= self.0.geometry.data {
+        if here.len() <= self.0.geometry.get().data {
             return Vec::new();
         }
-        let (base, rest) = here.split_at(self.0.geometry.data);
+        let (base, rest) = here.split_at(self.0.geometry.get().data);
         let only = |c: usize| if base.contains(&c) { good[c] } else { None };
         let base: Vec<Option<&[u8]>> = (0..good.len()).map(only).collect();
         let made = self.reconstruct(&base, rest).unwrap_or_default();
@@ -185,7 +185,7 @@ impl<W: World> Array<W> {
 
     /// Some columns of a row from those that are there; None if these are too few.
     fn reconstruct(&self, good: &[Option<&[u8]>], wanted: &[usize]) -> Option<Vec<Slice>> {
-        let k = self.0.geometry.data;
+        let k = self.0.geometry.get().data;
         if good.iter().flatten().count() < k {
             return None;
         }
@@ -204,7 +204,7 @@ impl<W: World> Array<W> {
         wrong: Wrong,
         check_only: bool,
     ) -> Result<Tally, Halted> {
-        let member = self.0.geometry.member_of(slot, wrong.column);
+        let member = self.0.geometry.get().member_of(slot, wrong.column);
         let mut tally = Tally { mismatches: 1, ..Tally::default() };
         if !self.0.members.is_active(member) {
             // It failed meanwhile: nothing of it counts any more.
