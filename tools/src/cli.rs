@@ -32,7 +32,7 @@ The program of --hook is run on every event, one run at a time, as mdadm --monit
 with the event as a sentence in $EVENKEEL_SENTENCE and the array's name in $EVENKEEL_ARRAY. EVENT is
 one of mdadm's names (NewArray, DegradedArray, DeviceDisappeared, Fail, FailSpare, SpareActive,
 RebuildStarted, RebuildNN, RebuildFinished, SparesMissing) or of our own (ScrubStarted, ScrubFinished,
-Mismatch, Healed, ReadError, Failing, Slow, Frozen, Thawed, Halted, Note).
+Mismatch, Healed, ReadError, Failing, Slow, Frozen, Thawed, Halted, Grown, Note).
 
 /etc/evenkeel.conf ($EVENKEEL_CONF names another) is optional: a line each for disks that a start
 by name looks at besides the block devices, and one line for the hook of all arrays:
