@@ -379,7 +379,8 @@ impl UringDisk {
         }
         // What this machine knows; a server that hangs is not asked, since this must not wait.
         let how = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
-        statx(self.0.file.fd(), how, libc::STATX_SIZE).is_some_and(|st| st.stx_size < self.0.bytes.get())
+        statx(self.0.file.fd(), how, libc::STATX_SIZE)
+            .is_some_and(|st| st.stx_size < self.0.bytes.get())
     }
 
     fn issue_measure(&self) -> Op<(Box<libc::statx>, UringDisk)> {
