@@ -168,8 +168,8 @@ enum Kind {
 
 /// What a front end shows of an array that has grown.
 pub struct Shown {
-    /// The size that whoever asks now is told; 0 if that is not known.
-    pub bytes: u64,
+    /// The size that whoever asks now is told, if it is known.
+    pub bytes: Option<u64>,
     /// The same for people.
     pub sentence: String,
 }
@@ -307,32 +307,32 @@ impl Front {
                     sentence += " Those that are connected know the old one until they connect \
                                  again.";
                 }
-                return Shown { bytes, sentence };
+                return Shown { bytes: Some(bytes), sentence };
             }
         };
         let path = &self.path;
         let later = "the new size after the next stop and start of the array";
         match within(&u.world, SIZE_PATIENCE, u.control.show_size(bytes)).await {
             Some(Ok(shown)) if shown == bytes => Shown {
-                bytes,
+                bytes: Some(shown),
                 sentence: format!(
                     "{path} shows it. A file system on it may be made larger now, also while it is \
                      mounted."
                 ),
             },
             Some(Ok(shown)) => Shown {
-                bytes: shown,
+                bytes: Some(shown),
                 sentence: format!(
                     "This kernel cannot make a ublk device larger that is there already (Linux 6.16 \
                      and later can): {path} shows {shown} bytes for now, and {later}."
                 ),
             },
             Some(Err(e)) => Shown {
-                bytes: 0,
+                bytes: None,
                 sentence: format!("{path} could not be made larger ({e}): it shows {later}."),
             },
             None => Shown {
-                bytes: 0,
+                bytes: None,
                 sentence: format!("{path} was not made larger in time: it shows {later}."),
             },
         }
