@@ -9,7 +9,13 @@ fn passes(seed: u64, without: &str) -> Tally {
     passes_plan(Plan::new(seed).without_spares(), without)
 }
 
+/// The seeds below are of a time when no array grew.
+
 fn passes_plan(plan: Plan, without: &str) -> Tally {
+    sails(plan.without_growth(), without)
+}
+
+fn sails(plan: Plan, without: &str) -> Tally {
     let mut tally = Tally::default();
     let seed = plan.seed;
     let plan = plan.without(&parse_ranges(without).expect("ranges"));
@@ -22,7 +28,7 @@ fn passes_plan(plan: Plan, without: &str) -> Tally {
 #[test]
 fn some_seeds_pass() {
     let mut all = Tally::default();
-    (1..=16).for_each(|seed| all.merge(&passes_plan(Plan::new(seed), "")));
+    (1..=16).for_each(|seed| all.merge(&sails(Plan::new(seed), "")));
     assert!(all.number("crash points") > 10_000 && all.number("contents judged") > 300);
 }
 
@@ -30,7 +36,7 @@ fn some_seeds_pass() {
 #[test]
 fn a_seed_is_always_the_same_run() {
     for seed in [3, 17, 40] {
-        assert_eq!(passes_plan(Plan::new(seed), ""), passes_plan(Plan::new(seed), ""));
+        assert_eq!(sails(Plan::new(seed), ""), sails(Plan::new(seed), ""));
     }
 }
 

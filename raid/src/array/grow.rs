@@ -10,12 +10,14 @@
 //! What must hold: nothing that is there moves (`geometry/growth.rs`), so requests go on meanwhile, and
 //! nothing uses what is new before the epoch is in force.
 
+use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::{Disk, Lsn, MemberIndex, World};
 
 use super::Array;
 use super::rebuild::{halted, refuse};
 use crate::error::{ArrayError, ErrorKind};
-use crate::map::write_pages;
+use crate::geometry::Geometry;
+use crate::map::{PageWrite, write_pages};
 use crate::status::MemberState;
 
 /// Bytes of the device before and after it has grown.
@@ -54,13 +56,22 @@ impl<W: World> Array<W> {
             s.geometry = grown;
             s.generation += 1;
         };
-        members.advance_epoch(name_it).await.map_err(halted)?;
+        if broken(Sabotage::GrownBeforeEpoch) {
+            self.use_what_is_new(grown, &roots);
+            members.advance_epoch(name_it).await.map_err(halted)?;
+        } else {
+            members.advance_epoch(name_it).await.map_err(halted)?;
+            self.use_what_is_new(grown, &roots);
+        }
+        Ok(Grown { before, after: self.size_bytes() })
+    }
+
+    fn use_what_is_new(&self, grown: Geometry, new_roots: &[PageWrite]) {
         self.0.geometry.set(grown);
-        self.0.map.borrow_mut().grow(grown, &roots);
+        self.0.map.borrow_mut().grow(grown, new_roots);
         self.0.sums.table.borrow_mut().grow(grown);
         self.0.slots.grow(grown.slots);
         self.wake_destage();
-        Ok(Grown { before, after: self.size_bytes() })
     }
 
     /// The smallest disk among members and spares, and its bytes. All members have to be there.
