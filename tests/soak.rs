@@ -175,3 +175,11 @@ fn what_is_filled_lies_there_durably() {
 fn two_disks_do_not_take_one_place() {
     passes_plan(Plan::new(1_795_440_516_000_899), "");
 }
+
+/// A controller was reset, and its disks gave errors for a while. One of them was added again meanwhile: no
+/// superblock could be read on it, so it was taken for a new disk, and became a spare over the member
+/// that it was.
+#[test]
+fn a_member_that_cannot_be_read_is_not_taken_for_a_new_disk() {
+    passes_plan(Plan::new(1_795_480_000_001_105), "");
+}
