@@ -46,6 +46,18 @@ impl<W: World> Disk for Bounded<W> {
         self.disk.facts()
     }
 
+    fn measure(&self) -> impl Future<Output = Result<(), DiskError>> + 'static {
+        let this = self.clone();
+        async move {
+            if this.silent.get() {
+                return Err(DiskError::Silent);
+            }
+            let measured = within(this.world.sleep(this.bound), this.disk.measure()).await;
+            this.silent.set(measured.is_none());
+            measured.unwrap_or(Err(DiskError::Silent))
+        }
+    }
+
     fn read(
         &self,
         at: u64,

@@ -40,7 +40,7 @@ impl std::fmt::Display for DiskError {
 
 impl std::error::Error for DiskError {}
 
-/// What is known about a disk without asking it.
+/// What is known about a disk without asking it, from when it was opened or measured.
 #[derive(Clone, Debug)]
 pub struct DiskFacts {
     /// Path or name that a person knows it by.
@@ -57,6 +57,14 @@ pub struct DiskFacts {
 pub trait Disk: Clone + 'static {
     /// Path, size and kind.
     fn facts(&self) -> DiskFacts;
+    /// Asks the disk how large it is now: [`Disk::facts`] says so from then on. A disk that cannot
+    /// become larger while it is open has nothing to do. Like a read, it may have no answer.
+    ///
+    /// # Errors
+    /// If it does not say, or is shorter than it was (`Gone`); then the facts stay.
+    fn measure(&self) -> impl Future<Output = Result<(), DiskError>> + 'static {
+        std::future::ready(Ok(()))
+    }
     /// Fills `buf` from `at`. On an error its content is arbitrary.
     fn read(
         &self,

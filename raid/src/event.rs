@@ -59,13 +59,15 @@ pub enum EventKind {
     Thawed,
     /// Too many members are gone: no write is taken any more.
     Halted,
+    /// The array has become larger.
+    Grown,
     /// Anything else that people should know.
     Note,
 }
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [EventKind; 26] = [
+    pub const ALL: [EventKind; 27] = [
         EventKind::NewArray,
         EventKind::DegradedArray,
         EventKind::DeviceDisappeared,
@@ -91,6 +93,7 @@ impl EventKind {
         EventKind::Frozen,
         EventKind::Thawed,
         EventKind::Halted,
+        EventKind::Grown,
         EventKind::Note,
     ];
 
@@ -123,6 +126,7 @@ impl EventKind {
             EventKind::Frozen => "Frozen",
             EventKind::Thawed => "Thawed",
             EventKind::Halted => "Halted",
+            EventKind::Grown => "Grown",
             EventKind::Note => "Note",
         }
     }
@@ -156,6 +160,13 @@ impl Event {
     #[must_use]
     pub fn of_member(kind: EventKind, path: &str, sentence: String) -> Event {
         Event { kind, member: Some(path.to_owned()), sentence }
+    }
+
+    /// The array has grown from one size to another; what `shows` says of its device.
+    #[must_use]
+    pub fn grown(array: &str, before: u64, after: u64, shows: &str) -> Event {
+        let sentence = format!("Array {array} has grown from {before} to {after} bytes. {shows}");
+        Event::of_array(EventKind::Grown, sentence)
     }
 
     /// The array is stopped, and its device gone.

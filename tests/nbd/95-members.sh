@@ -8,48 +8,9 @@ need nbdcopy nbdsh jq awk mkfs.ext4
 
 d=$work/disks
 head -c $((48 << 20)) /dev/urandom >"$work/want"
-paths() { status "$1" '.members[] | select(.path != "") | .path'; }
 # copied NAME FROM : bytes that the daemon's log says a rebuild had to copy, of what is behind line FROM.
 copied() { tail -n +"$(($2 + 1))" "$work/run/$1.log" | sed -n 's/.*the rebuild of .* begins: \([0-9]*\) bytes.*/\1/p' | tail -n 1; }
 lines() { wc -l <"$work/run/$1.log"; }
-rebuilt() { "$EK" wait "$1" rebuild --timeout 120 || die "the rebuild of $1 did not end"; }
-
-# every_loss NAME : start with each member missing in turn, on copies, and compare.
-every_loss() {
-	local name=$1 gone path all
-	mapfile -t all < <(paths "$name")
-	stop "$name"
-	for gone in "${all[@]}"; do
-		for path in "${all[@]}"; do cp --sparse=always "$path" "$path.kept"; done
-		rm "$gone"
-		local rest=()
-		for path in "${all[@]}"; do [ "$path" = "$gone" ] || rest+=("$path"); done
-		start "$name" "${rest[@]}"
-		same "$name" "$work/want"
-		stop "$name"
-		for path in "${all[@]}"; do mv "$path.kept" "$path"; done
-	done
-	start "$name" "${all[@]}"
-}
-
-# load NAME SEED : odd writes from now until enough. The file gets the same.
-load() {
-	local name=$1 seed=$2
-	(
-		while [ ! -e "$work/enough" ]; do
-			odd_writes "$name" "$work/want" "$seed" 20 60000
-			seed=$((seed + 1))
-			echo "$seed" >"$work/loads"
-		done
-	) &
-	loader=$!
-	until [ -e "$work/loads" ]; do sleep 0.05; done
-}
-enough() {
-	touch "$work/enough"
-	wait "$loader" || die "the load ended with $?"
-	rm "$work/enough" "$work/loads"
-}
 
 step "create with a spare; what is refused"
 truncate -s 64M "$d/small"

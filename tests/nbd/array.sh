@@ -123,6 +123,47 @@ patch() {
 # status NAME FILTER : a value of the status, by jq.
 status() { "$EK" status "$1" --json | jq -r "$2"; }
 
+# paths NAME : of all its disks, one a line.
+paths() { status "$1" '.members[] | select(.path != "") | .path'; }
+rebuilt() { "$EK" wait "$1" rebuild --timeout 120 || die "the rebuild of $1 did not end"; }
+
+# every_loss NAME : start with each member missing in turn, on copies, and compare with $work/want.
+every_loss() {
+	local name=$1 gone path all
+	mapfile -t all < <(paths "$name")
+	stop "$name"
+	for gone in "${all[@]}"; do
+		for path in "${all[@]}"; do cp --sparse=always "$path" "$path.kept"; done
+		rm "$gone"
+		local rest=()
+		for path in "${all[@]}"; do [ "$path" = "$gone" ] || rest+=("$path"); done
+		start "$name" "${rest[@]}"
+		same "$name" "$work/want"
+		stop "$name"
+		for path in "${all[@]}"; do mv "$path.kept" "$path"; done
+	done
+	start "$name" "${all[@]}"
+}
+
+# load NAME SEED : odd writes from now until enough. $work/want gets the same.
+load() {
+	local name=$1 seed=$2
+	(
+		while [ ! -e "$work/enough" ]; do
+			odd_writes "$name" "$work/want" "$seed" 20 60000
+			seed=$((seed + 1))
+			echo "$seed" >"$work/loads"
+		done
+	) &
+	loader=$!
+	until [ -e "$work/loads" ]; do sleep 0.05; done
+}
+enough() {
+	touch "$work/enough"
+	wait "$loader" || die "the load ended with $?"
+	rm "$work/enough" "$work/loads"
+}
+
 take_down() {
 	local code=$? pid_file pid
 	if [ "$code" != 0 ]; then

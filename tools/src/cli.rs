@@ -32,7 +32,7 @@ The program of --hook is run on every event, one run at a time, as mdadm --monit
 with the event as a sentence in $EVENKEEL_SENTENCE and the array's name in $EVENKEEL_ARRAY. EVENT is
 one of mdadm's names (NewArray, DegradedArray, DeviceDisappeared, Fail, FailSpare, SpareActive,
 RebuildStarted, RebuildNN, RebuildFinished, SparesMissing) or of our own (ScrubStarted, ScrubFinished,
-Mismatch, Healed, ReadError, Failing, Slow, Frozen, Thawed, Halted, Note).
+Mismatch, Healed, ReadError, Failing, Slow, Frozen, Thawed, Halted, Grown, Note).
 
 /etc/evenkeel.conf ($EVENKEEL_CONF names another) is optional: a line each for disks that a start
 by name looks at besides the block devices, and one line for the hook of all arrays:
@@ -43,7 +43,7 @@ by name looks at besides the block devices, and one line for the hook of all arr
 const AFTER_CREATE: &str = "\
 Everything is checked before the first byte is written: a disk that is in use (13), is given twice
 by whatever path (12), carries something else (16, unless forced) or is too small (15) is refused.
-There is no initial sync. The smallest disk counts; what the others have beyond it is not used.
+There is no initial sync. The smallest disk counts; what the others have beyond it is not used (see grow).
 
 Examples:
   evenkeel create data --level raid6 /dev/sd[b-g]               4 data, any 2 of 6 may be lost
@@ -102,6 +102,17 @@ Examples:
   evenkeel replace data /dev/sdc /dev/sdh && evenkeel wait data rebuild
   evenkeel fail data /dev/sdh               breaks it off; OLD stays";
 
+const AFTER_GROW: &str = "\
+With --size the array uses what all members have beyond what is used of them: after each was replaced by a
+larger disk, or made larger where it is (a file, a logical volume). The smallest one counts, spares
+included; where one has nothing to give, that is refused (15). The array has to be whole, and goes on while
+it grows. On Linux 6.16 and later /dev/ublkbN shows the new size at once, mounted or not; before, after the
+next stop and start. NBD clients see it when they connect again.
+
+Examples:
+  evenkeel replace data /dev/sdb /dev/sdh && evenkeel wait data rebuild      and so on, then:
+  evenkeel grow data --size && resize2fs /dev/evenkeel/data";
+
 const AFTER_DESTROY: &str = "\
 What the array held is given up, though only the superblocks are wiped: afterwards the disks are no
 members any more, and create takes them without --force. All disks are checked before the first one
@@ -143,6 +154,9 @@ pub enum Verb {
     /// Have another disk take a member's place, under load.
     #[command(after_help = AFTER_REPLACE)]
     Replace(ReplaceArgs),
+    /// Make an array that runs larger.
+    #[command(after_help = AFTER_GROW)]
+    Grow(GrowArgs),
     /// Compare everything that the disks hold with its checksums, and make right what is wrong.
     #[command(after_help = AFTER_SCRUB)]
     Scrub(ScrubArgs),
@@ -348,6 +362,23 @@ pub struct ReplaceArgs {
     pub old: PathBuf,
     /// Path of the disk that takes its place.
     pub new: PathBuf,
+}
+
+/// `grow`
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("how").required(true).args(["size", "add"]))]
+pub struct GrowArgs {
+    /// Name of the array.
+    pub name: String,
+    /// By what all members have beyond what is used of them.
+    #[arg(long)]
+    pub size: bool,
+    /// By these disks, which become members (not supported yet).
+    #[arg(long, value_name = "DISK", num_args = 1..)]
+    pub add: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `scrub`

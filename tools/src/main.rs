@@ -6,7 +6,7 @@
 //!   by the name of their array; [`aside`] reading what may never answer; [`shape`] how many chunks are
 //!   data and parity;
 //! - [`create`], [`destroy`], [`start`], [`upgrade`], [`stop`], [`status`], [`fail`], [`members`] (`add`,
-//!   `remove`, `replace`), [`scrub`], [`wait`], [`examine`], [`log`], [`locate`].
+//!   `remove`, `replace`), [`grow`], [`scrub`], [`wait`], [`examine`], [`log`], [`locate`].
 //!
 //! What must hold: nothing is printed to standard output but the answer; an error is a full
 //! sentence on standard error and one of the exit codes of [`Failure`].
@@ -21,6 +21,7 @@ mod engine;
 mod examine;
 mod fail;
 mod find;
+mod grow;
 mod held;
 mod locate;
 mod log;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Verb::Add(args) => members::add(&args),
         Verb::Remove(args) => members::remove(&args),
         Verb::Replace(args) => members::replace(&args),
+        Verb::Grow(args) => grow::run(&args),
         Verb::Scrub(args) => scrub::run(&args),
         Verb::Wait(args) => wait::run(&args),
         Verb::Examine(args) => examine::run(&args),

@@ -10,7 +10,7 @@ use evenkeel_raid::{Array, Extent, RequestError};
 
 /// A device's content: requests at any byte range, each one `.await`. Clones share it.
 pub trait BlockTarget: Clone + 'static {
-    /// Bytes of the device.
+    /// Bytes of the device. It may grow.
     fn size_bytes(&self) -> u64;
     /// Fills `buf` from byte `at` on. On an error its content must not be passed on.
     fn read(&self, at: u64, buf: Buf) -> impl Future<Output = (Result<(), RequestError>, Buf)>;

@@ -19,6 +19,7 @@
 //!   workers from the start, since to begin one may block for as long as the server is silent.
 //! - *A file that was cut* while it is open is `Gone`, too. A write would make it long again, with
 //!   zeros where content was, so a file's size is looked at before each write.
+//! - *A disk that became larger* while it is open counts with its new size once it was measured.
 
 use std::cell::Cell;
 use std::fs::{File, Metadata, OpenOptions};
@@ -145,7 +146,8 @@ struct Inner {
     path: PathBuf,
     lasting: Vec<PathBuf>,
     access: Access,
-    bytes: u64,
+    /// When it was opened, or measured last.
+    bytes: Cell<u64>,
     is_file: bool,
     direct: bool,
     /// What addresses and lengths must be multiples of, past the page cache.
@@ -254,7 +256,7 @@ impl UringDisk {
             path: opened.path,
             lasting: opened.lasting,
             access: opened.access,
-            bytes: opened.bytes,
+            bytes: Cell::new(opened.bytes),
             is_file: opened.is_file,
             direct: opened.direct,
             align: opened.align,
@@ -277,12 +279,12 @@ impl UringDisk {
         &self.0.opening
     }
 
-    /// Whether there is less behind its descriptor now than when it was opened.
+    /// Whether there is less behind its descriptor now than when it was opened or measured.
     pub(super) fn is_shorter(&self) -> bool {
         if self.0.is_file {
             return self.is_cut();
         }
-        !device_bytes(self.0.file.fd()).is_ok_and(|bytes| bytes >= self.0.bytes)
+        !device_bytes(self.0.file.fd()).is_ok_and(|bytes| bytes >= self.0.bytes.get())
     }
 
     /// Two disks with the same identity are one.
@@ -370,14 +372,30 @@ impl UringDisk {
         }
     }
 
-    /// Whether this is a file that is shorter now than when it was opened.
+    /// Whether this is a file that is shorter now than when it was opened or measured.
     fn is_cut(&self) -> bool {
         if !self.0.is_file {
             return false;
         }
         // What this machine knows; a server that hangs is not asked, since this must not wait.
         let how = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
-        statx(self.0.file.fd(), how, libc::STATX_SIZE).is_some_and(|st| st.stx_size < self.0.bytes)
+        statx(self.0.file.fd(), how, libc::STATX_SIZE)
+            .is_some_and(|st| st.stx_size < self.0.bytes.get())
+    }
+
+    fn issue_measure(&self) -> Op<(Box<libc::statx>, UringDisk)> {
+        // SAFETY: plain numbers, for which zero is a value.
+        let mut st: Box<libc::statx> = Box::new(unsafe { std::mem::zeroed() });
+        let entry = opcode::Statx::new(
+            types::Fd(self.0.file.fd()),
+            c"".as_ptr(),
+            (&raw mut *st).cast::<types::statx>(),
+        )
+        .flags(libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC)
+        .mask(libc::STATX_SIZE)
+        .build();
+        // SAFETY: the path is a constant; descriptor and room for the answer are kept.
+        unsafe { self.0.file.driver().submit(entry, (st, self.clone())) }
     }
 
     fn plain(&self, entry: squeue::Entry) -> Op<UringDisk> {
@@ -411,7 +429,29 @@ impl UringDisk {
 impl Disk for UringDisk {
     fn facts(&self) -> DiskFacts {
         let d = &self.0;
-        DiskFacts { path: d.path.display().to_string(), bytes: d.bytes, is_file: d.is_file }
+        DiskFacts { path: d.path.display().to_string(), bytes: d.bytes.get(), is_file: d.is_file }
+    }
+
+    fn measure(&self) -> impl Future<Output = Result<(), DiskError>> + 'static {
+        let disk = self.clone();
+        // Of a device it is known without asking it; a file's server may be silent.
+        let asked = self.0.is_file.then(|| self.issue_measure());
+        async move {
+            let bytes = match asked {
+                None => device_bytes(disk.0.file.fd())
+                    .map_err(|e| disk.error(e.raw_os_error().unwrap_or(libc::EIO)))?,
+                Some(op) => match op.await {
+                    (0.., (st, _)) if st.stx_mask & libc::STATX_SIZE != 0 => st.stx_size,
+                    (0.., _) => return Err(DiskError::Unsupported),
+                    (e, _) => return Err(disk.error(-e)),
+                },
+            } & !4095;
+            if bytes < disk.0.bytes.get() {
+                return Err(DiskError::Gone);
+            }
+            disk.0.bytes.set(bytes);
+            Ok(())
+        }
     }
 
     fn read(

@@ -131,6 +131,29 @@ fn a_disk_is_opened_again() {
 }
 
 #[test]
+fn a_file_that_became_larger_is_measured_anew() {
+    let (e, t) = (engine(), Temp::new());
+    let path = t.file("a", 1 << 20);
+    let d = UringDisk::open(e.driver(), &path, Access::ReadWrite).expect("opens");
+    let resize = |bytes| {
+        OpenOptions::new().write(true).open(&path).and_then(|f| f.set_len(bytes)).expect("resized");
+    };
+    e.block_on(async {
+        resize((2 << 20) + 100);
+        assert_eq!(d.facts().bytes, 1 << 20);
+        assert_eq!(d.measure().await, Ok(()));
+        assert_eq!(d.facts().bytes, 2 << 20, "whole blocks");
+        assert_eq!(d.write((2 << 20) - 4096, vec![filled(4096, 1)]).await, Ok(()));
+        // From now on all of it is needed.
+        resize((2 << 20) - 4096);
+        assert_eq!(d.measure().await, Err(DiskError::Gone));
+        assert_eq!(d.facts().bytes, 2 << 20);
+        assert_eq!(d.write(0, vec![filled(4096, 1)]).await, Err(DiskError::Gone));
+    });
+    assert_eq!(e.driver().inflight(), 1, "the eventfd's read alone");
+}
+
+#[test]
 fn to_open_what_hangs_stops_nobody() {
     let (e, t) = (engine(), Temp::new());
     let fifo = t.0.join("fifo");

@@ -2,7 +2,8 @@
 //!
 //! In this order (`grow_size`):
 //!
-//! 1. everything is looked at: the array is whole, and every disk large enough;
+//! 1. everything is looked at: the array is whole, and every disk large enough, as it is now: it may have
+//!    become larger since it was opened;
 //! 2. the root pages that the larger map has more are written, behind what is used so far, and flushed;
 //! 3. an epoch names the new shape (I6): from here on a start finds the larger array;
 //! 4. map, checksums and slots have the new ones, all of them empty, and requests may name them.
@@ -11,7 +12,8 @@
 //! nothing uses what is new before the epoch is in force.
 
 use evenkeel_journal::sabotage::{Sabotage, broken};
-use evenkeel_journal::{Disk, Lsn, MemberIndex, World};
+use evenkeel_journal::sync::join_all;
+use evenkeel_journal::{Bounded, Disk, Lsn, MemberIndex, World};
 
 use super::Array;
 use super::rebuild::{halted, refuse};
@@ -37,6 +39,8 @@ impl<W: World> Array<W> {
     /// Before anything is written: a disk is too small (`TooSmall`), the array is not whole, or takes no
     /// writes (`Failed`). `Failed` as well if too many members fail meanwhile.
     pub async fn grow_size(&self) -> Result<Grown, ArrayError> {
+        self.may_be_changed()?;
+        self.measure().await?;
         // No second growth meanwhile.
         let _turn = self.0.checkpoint_lock.lock().await;
         self.may_be_changed()?;
@@ -72,6 +76,25 @@ impl<W: World> Array<W> {
         self.0.sums.table.borrow_mut().grow(grown);
         self.0.slots.grow(grown.slots);
         self.wake_destage();
+    }
+
+    /// Asks all members and spares how large they are now.
+    async fn measure(&self) -> Result<(), ArrayError> {
+        let (g, members) = (self.0.geometry.get(), &self.0.members);
+        let bound = self.bound();
+        let mut all = members.those(|m| m.is_bearer());
+        all.retain(|m| !g.is_journal(*m));
+        let disks: Vec<W::Disk> = all.iter().filter_map(|m| members.disk(*m)).collect();
+        let world = &self.0.world;
+        let asked = disks.iter().map(|d| async move {
+            let measured = Bounded::new(world, d, bound).measure().await;
+            measured.or_else(|e| {
+                let path = d.facts().path;
+                let text = format!("{path} does not say how large it is now: {e}.");
+                refuse(ErrorKind::Failed, text)
+            })
+        });
+        join_all(asked.collect()).await.into_iter().collect()
     }
 
     /// The smallest disk among members and spares, and its bytes. All members have to be there.

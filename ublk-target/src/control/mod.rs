@@ -2,8 +2,8 @@
 //!
 //! A request is `{"op":"status"}`, `{"op":"stop","force":false}`, `{"op":"fail","disk":"/dev/sdb"}`,
 //! `{"op":"add","disk":"/dev/sdc"}`, `{"op":"remove","disk":"/dev/sdb"}`,
-//! `{"op":"replace","old":"/dev/sdb","new":"/dev/sdc"}`, `{"op":"locate","byte":4096}`,
-//! `{"op":"scrub","check_only":false}`, `{"op":"scrub_stop"}`, `{"op":"settings"}`, `{"op":"hand_over"}` or
+//! `{"op":"replace","old":"/dev/sdb","new":"/dev/sdc"}`, `{"op":"grow_size"}`,
+//! `{"op":"locate","byte":4096}`, `{"op":"scrub","check_only":false}`, `{"op":"scrub_stop"}`, `{"op":"settings"}`, `{"op":"hand_over"}` or
 //! `{"op":"wait","what":"destage","timeout_s":60}`; its answer is `{"ok":…}` or
 //! `{"error":{"code":N,"message":"…"}}`, where the code is an exit code of the command. A line that is
 //! no request is answered with an error (code 2).
@@ -75,6 +75,8 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seen: Option<(u64, u64)>,
     },
+    /// Grow by what all members have beyond what is used of them. The answer is a [`GrownTo`].
+    GrowSize,
     /// What `locate --json` prints: where a byte of the device lies.
     Locate {
         /// Which byte.
@@ -122,6 +124,24 @@ pub struct AddedAs {
     pub member: u8,
     /// It is the member that it was before, and gets what it has missed. Otherwise it is a spare.
     pub back: bool,
+}
+
+/// What an array has grown to: what `grow --json` prints.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GrownTo {
+    /// Bytes before.
+    pub before_bytes: u64,
+    /// Bytes since.
+    pub after_bytes: u64,
+    /// The device, or the socket.
+    pub device: String,
+    /// `ublk` or `nbd`.
+    pub via: String,
+    /// The size that whoever asks the device now is told; null if that is not known. Where it is not
+    /// `after_bytes` yet, it is after the next stop and start.
+    pub device_bytes: Option<u64>,
+    /// What the device shows, in full sentences.
+    pub note: String,
 }
 
 /// Why a request was not done: the exit code of the command and a full sentence.
@@ -192,6 +212,8 @@ pub trait Commands: Clone + 'static {
         new: &str,
         seen: Option<(u64, u64)>,
     ) -> impl Future<Output = Result<(), ArrayError>>;
+    /// Grows by what all members have beyond what is used of them, and has the device show it.
+    fn grow_size(&self) -> impl Future<Output = Result<GrownTo, ArrayError>>;
     /// Waits until no member is being filled.
     fn rebuilt(&self) -> impl Future<Output = Result<(), ArrayError>>;
     /// Brings everything that is dirty now into its slots.
@@ -249,6 +271,7 @@ mod tests {
         assert_eq!(ask(r#"{"op":"remove","disk":"/d"}"#).unwrap(), remove);
         let replace = Request::Replace { old: "/o".into(), new: disk(), seen: None };
         assert_eq!(ask(r#"{"op":"replace","old":"/o","new":"/d"}"#).unwrap(), replace);
+        assert_eq!(ask(r#"{"op":"grow_size"}"#).unwrap(), Request::GrowSize);
         let wait = Request::Wait { what: WaitFor::Rebuild, timeout_s: None };
         assert_eq!(ask(r#"{"op":"wait","what":"rebuild"}"#).unwrap(), wait);
         assert!(ask(r#"{"op":"replace","old":"/o"}"#).is_err());

@@ -162,6 +162,8 @@ async fn carry_out<W: World, C: Commands>(
             s.commands.replace(&old, &new, seen).await?;
             Ok(Value::Null)
         }
+        Request::GrowSize => serde_json::to_value(s.commands.grow_size().await?)
+            .map_err(|e| Failure::new(1, format!("The answer cannot be written: {e}."))),
         Request::Scrub { check_only } => {
             s.commands.scrub(check_only).await?;
             Ok(Value::Null)

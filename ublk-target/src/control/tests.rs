@@ -17,7 +17,7 @@ use evenkeel_raid::{Ack, ArrayError, ErrorKind, Located, Status};
 use serde_json::{Value, json};
 
 use super::client::{CallError, call};
-use super::{AddedAs, Commands, Request, Settings, WaitFor, server, socket_path};
+use super::{AddedAs, Commands, GrownTo, Request, Settings, WaitFor, server, socket_path};
 use crate::daemon::Via;
 use crate::nbd::socket;
 
@@ -98,6 +98,17 @@ impl Commands for StandIn {
 
     async fn replace(&self, old: &str, new: &str, _: Option<(u64, u64)>) -> Result<(), ArrayError> {
         Err(ArrayError::new(ErrorKind::TooSmall, format!("{new} is too small for {old}.")))
+    }
+
+    async fn grow_size(&self) -> Result<GrownTo, ArrayError> {
+        Ok(GrownTo {
+            before_bytes: 1 << 30,
+            after_bytes: 1 << 31,
+            device: "/dev/x".into(),
+            via: "ublk".into(),
+            device_bytes: None,
+            note: "Later.".into(),
+        })
     }
 
     async fn rebuilt(&self) -> Result<(), ArrayError> {
@@ -222,6 +233,10 @@ fn a_daemon_is_asked_and_stopped() {
     assert_eq!(failure(removed), (1, "/d is in use.".into()));
     let replaced = ask(&Request::Replace { old: "/o".into(), new: "/n".into(), seen: None });
     assert_eq!(failure(replaced), (15, "/n is too small for /o.".into()));
+    let grown = ask(&Request::GrowSize).unwrap();
+    let sizes = ["before_bytes", "after_bytes", "device_bytes"].map(|key| grown[key].as_u64());
+    assert_eq!(sizes, [Some(1 << 30), Some(1 << 31), None]);
+    assert_eq!((&grown["device"], &grown["note"]), (&json!("/dev/x"), &json!("Later.")));
     let scrub = ask(&Request::Scrub { check_only: true });
     assert_eq!(failure(scrub), (1, "Refused, check-only true.".into()));
     assert_eq!(ask(&Request::ScrubStop).unwrap(), Value::Null);

@@ -26,6 +26,8 @@ const DELETE_PATIENCE: Duration = Duration::from_secs(10);
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 /// The same where they can come back at once, to the next daemon.
 const PARTING_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it may take to have a device show another size.
+const SIZE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take to quiesce a device.
 const QUIESCE_PATIENCE: Duration = Duration::from_secs(5);
 /// How old an answer to "is it in use?" may be.
@@ -164,6 +166,14 @@ enum Kind {
     Nbd { server: NbdServer<UringWorld, DaemonArray>, socket: PathBuf },
 }
 
+/// What a front end shows of an array that has grown.
+pub struct Shown {
+    /// The size that whoever asks now is told, if it is known.
+    pub bytes: Option<u64>,
+    /// The same for people.
+    pub sentence: String,
+}
+
 /// A front end that serves an array. Clones share it.
 #[derive(Clone)]
 pub struct Front {
@@ -206,7 +216,7 @@ impl Front {
         let queue = Queue::start(engine, &device, array).map_err(|e| ublk_error("served", &e))?;
         let started = control.start_device(&device).await;
         started.map_err(|e| ublk_error("started", &e))?;
-        let path = device.path();
+        let (path, shown) = (device.path(), device.size_bytes());
         link(&config.name, &path);
         let world = engine.world(&config.run_dir);
         let world = world.map_err(|e| failed(format!("The run directory is gone: {e}.")))?;
@@ -220,7 +230,12 @@ impl Front {
             busy: Cell::new(None),
             asking: Cell::new(false),
         });
-        Ok(Front { kind: Rc::new(kind), path: path.display().to_string().into() })
+        let front = Front { kind: Rc::new(kind), path: path.display().to_string().into() };
+        // Its last daemon ended when the array had grown and the device did not show it yet.
+        if shown < asked.params.size_bytes {
+            note(&front.show_size(asked.params.size_bytes).await.sentence);
+        }
+        Ok(front)
     }
 
     /// An NBD server, on a socket that is there already or on a new one.
@@ -279,6 +294,48 @@ impl Front {
             });
         }
         known.map_or(1, |(_, busy)| usize::from(busy))
+    }
+
+    /// The array has grown to so many bytes: shows that, as far as whoever uses it can be told.
+    pub async fn show_size(&self, bytes: u64) -> Shown {
+        let u = match &*self.kind {
+            Kind::Ublk(u) => u,
+            Kind::Nbd { server, .. } => {
+                let mut sentence =
+                    "NBD clients that connect from now on are told the new size.".to_owned();
+                if server.connections() > 0 {
+                    sentence += " Those that are connected know the old one until they connect \
+                                 again.";
+                }
+                return Shown { bytes: Some(bytes), sentence };
+            }
+        };
+        let path = &self.path;
+        let later = "the new size after the next stop and start of the array";
+        match within(&u.world, SIZE_PATIENCE, u.control.show_size(bytes)).await {
+            Some(Ok(shown)) if shown == bytes => Shown {
+                bytes: Some(shown),
+                sentence: format!(
+                    "{path} shows it. A file system on it may be made larger now, also while it is \
+                     mounted."
+                ),
+            },
+            Some(Ok(shown)) => Shown {
+                bytes: Some(shown),
+                sentence: format!(
+                    "This kernel cannot make a ublk device larger that is there already (Linux 6.16 \
+                     and later can): {path} shows {shown} bytes for now, and {later}."
+                ),
+            },
+            Some(Err(e)) => Shown {
+                bytes: None,
+                sentence: format!("{path} could not be made larger ({e}): it shows {later}."),
+            },
+            None => Shown {
+                bytes: None,
+                sentence: format!("{path} was not made larger in time: it shows {later}."),
+            },
+        }
     }
 
     /// Takes no more requests, for the next daemon: nothing is taken away from it. Requests under
@@ -352,7 +409,8 @@ async fn recover(
         );
         return Err(ArrayError::new(ErrorKind::Foreign, text));
     }
-    if known.size_bytes != asked.params.size_bytes {
+    // One that is smaller is of before the array grew.
+    if known.size_bytes > asked.params.size_bytes {
         let (is, has) = (known.size_bytes, asked.params.size_bytes);
         let text = format!("{path} has {is} bytes, but the array has {has}.");
         return Err(failed(text));

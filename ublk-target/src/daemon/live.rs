@@ -18,7 +18,7 @@ use evenkeel_raid::{Added, Array, ArrayError, ErrorKind, Event, Located, Status}
 use super::front::Front;
 use super::hook::Hook;
 use super::{DaemonConfig, failed, members, pid_file, within};
-use crate::control::{AddedAs, Commands, Settings};
+use crate::control::{AddedAs, Commands, GrownTo, Settings};
 use crate::process::note;
 
 /// How long the array may take to destage and to mark its members clean. After that the log stays
@@ -216,6 +216,23 @@ impl Commands for Live {
             None => Ok(self.open(new, seen).await?),
         };
         self.0.array.replace_member(old, new).await
+    }
+
+    async fn grow_size(&self) -> Result<GrownTo, ArrayError> {
+        let s = &self.0;
+        let grown = s.array.grow_size().await?;
+        // Of two that ask at once, the later one may have grown further already.
+        let shown = s.front.show_size(s.array.size_bytes()).await;
+        let (name, device) = (&s.config.name, s.front.path());
+        self.tell(&Event::grown(name, grown.before, grown.after, &shown.sentence));
+        Ok(GrownTo {
+            before_bytes: grown.before,
+            after_bytes: grown.after,
+            device: device.to_owned(),
+            via: s.front.via().to_owned(),
+            device_bytes: shown.bytes,
+            note: shown.sentence,
+        })
     }
 
     async fn rebuilt(&self) -> Result<(), ArrayError> {

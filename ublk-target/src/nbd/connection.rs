@@ -27,6 +27,7 @@ use super::protocol::{
 };
 use super::serve::{self, Job};
 use super::socket::Socket;
+use crate::target::BlockTarget;
 
 /// Requests of one connection under way at a time.
 pub const REQUESTS_PER_CONNECTION: usize = 128;
@@ -265,18 +266,21 @@ pub(super) async fn haggle(
 }
 
 /// Reads requests until the client is done or breaks the protocol; each is given to `spawn` or
-/// refused at once.
+/// refused at once. What lies in the device is taken, also where the device has grown since the client
+/// was told of its size.
 pub(super) async fn read_requests(
     c: &Rc<Connection>,
     inbox: &mut Inbox,
-    export: &Export,
+    target: &impl BlockTarget,
+    mut export: Export,
     agreed: Agreement,
     spawn: impl Fn(Job),
 ) -> io::Result<()> {
     let style = agreed.style;
     while !c.deaf.get() {
         let head = read_header(inbox, style).await?;
-        let checked = check_request(&head, export, agreed);
+        export.size_bytes = target.size_bytes();
+        let checked = check_request(&head, &export, agreed);
         if checked == Ok(Request::Disconnect) {
             return Ok(());
         }

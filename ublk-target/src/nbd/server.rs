@@ -75,6 +75,7 @@ impl<W: World, T: BlockTarget> Clone for NbdServer<W, T> {
 struct State<W: World, T: BlockTarget> {
     world: W,
     target: T,
+    /// As it was at the start.
     export: Export,
     patience: Patience,
     listener: Socket,
@@ -153,6 +154,11 @@ impl<W: World, T: BlockTarget> NbdServer<W, T> {
 }
 
 impl<W: World, T: BlockTarget> State<W, T> {
+    /// The export as a client that connects now is told of it.
+    fn export(&self) -> Export {
+        Export { size_bytes: self.target.size_bytes(), ..self.export.clone() }
+    }
+
     fn all(&self) -> Vec<Rc<Connection>> {
         self.connections.borrow().iter().filter_map(Weak::upgrade).collect()
     }
@@ -255,11 +261,13 @@ async fn connection<W: World, T: BlockTarget>(server: NbdServer<W, T>, c: Rc<Con
         s.changed.notify();
         true
     };
-    if let Ok(Some(agreed)) = haggle(&c, &mut inbox, &s.export, turn).await {
+    // The size that this client is told, though the device may grow.
+    let export = s.export();
+    if let Ok(Some(agreed)) = haggle(&c, &mut inbox, &export, turn).await {
         c.expect_requests();
         inbox.expect_requests();
         s.world.spawn("nbd sender", send_replies(Rc::clone(&c)));
-        let _ = read_requests(&c, &mut inbox, &s.export, agreed, |job| {
+        let _ = read_requests(&c, &mut inbox, &s.target, export, agreed, |job| {
             s.world.spawn("nbd request", serve(s.target.clone(), Rc::clone(&c), job));
         })
         .await;

@@ -20,6 +20,8 @@ use crate::target::BlockTarget;
 
 const SIZE: usize = 8 << 20;
 const STRIPE: usize = 4096;
+/// Who flushes after this was written has grown to twice the size.
+const GROW: &[u8] = b"twice";
 
 /// Memory that answers late, in an order of its own.
 #[derive(Clone)]
@@ -38,7 +40,7 @@ impl Ram {
 
 impl BlockTarget for Ram {
     fn size_bytes(&self) -> u64 {
-        SIZE as u64
+        self.bytes.borrow().len() as u64
     }
 
     async fn read(&self, at: u64, mut buf: Buf) -> (Result<(), RequestError>, Buf) {
@@ -60,6 +62,9 @@ impl BlockTarget for Ram {
 
     async fn flush(&self) -> Result<(), RequestError> {
         self.dawdle().await;
+        if self.bytes.borrow().starts_with(GROW) {
+            self.bytes.borrow_mut().resize(2 * SIZE, 0);
+        }
         Ok(())
     }
 
@@ -74,7 +79,7 @@ impl BlockTarget for Ram {
 
     /// Holes by what is there: "stripes" of [`STRIPE`] bytes of zeros, few of them in one look.
     fn extents(&self, at: u64, len: u64, most: usize) -> Result<Vec<Extent>, RequestError> {
-        assert!(len > 0 && most > 0 && at + len <= SIZE as u64);
+        assert!(len > 0 && most > 0 && at + len <= self.size_bytes());
         let stripe = STRIPE as u64;
         let mut list = Vec::new();
         for s in (at / stripe..(at + len).div_ceil(stripe)).take(300) {
@@ -150,15 +155,22 @@ impl Client {
     }
 
     fn connect(dir: &Path) -> Client {
+        Client::connect_told(dir).0
+    }
+
+    /// A client, and the size that it was told.
+    fn connect_told(dir: &Path) -> (Client, u64) {
         let mut c = Client::raw(dir);
         c.get(18);
         c.put(&3u32.to_be_bytes());
         c.option(7, &[0; 6]);
-        for _ in 0..3 {
-            let head = c.get(20);
-            c.get(u32::from_be_bytes(head[16..].try_into().unwrap()) as usize);
-        }
-        c
+        let told: Vec<Vec<u8>> = (0..3)
+            .map(|_| {
+                let head = c.get(20);
+                c.get(u32::from_be_bytes(head[16..].try_into().unwrap()) as usize)
+            })
+            .collect();
+        (c, u64::from_be_bytes(told[0][2..10].try_into().unwrap()))
     }
 
     fn get(&mut self, len: usize) -> Vec<u8> {
@@ -256,6 +268,25 @@ fn a_read_only_export_says_so() {
     assert_eq!(c.call(1, 0, 3, b"abc"), Err(EPERM));
     assert_eq!(c.call(6, 0, 3, &[]), Err(EPERM));
     assert_eq!(c.call(0, 0, 3, &[]), Ok(vec![0; 3]));
+}
+
+#[test]
+fn who_connects_after_the_device_has_grown_is_told_its_new_size() {
+    let served = serve("grown", false);
+    let (mut old, told) = Client::connect_told(&served.dir);
+    let (before, after) = (SIZE as u64, 2 * SIZE as u64);
+    assert_eq!(told, before);
+    assert_eq!(old.call(1, before, 3, b"abc"), Err(ENOSPC));
+    assert_eq!(old.call(1, 0, GROW.len() as u32, GROW), Ok(vec![]));
+    assert_eq!(old.call(3, 0, 0, &[]), Ok(vec![]));
+    let (mut new, told) = Client::connect_told(&served.dir);
+    assert_eq!(told, after);
+    assert_eq!(new.call(1, before, 3, b"abc"), Ok(vec![]));
+    // Whoever was told less goes on; what lies in the device is not refused.
+    assert_eq!(old.call(0, before, 3, &[]), Ok(b"abc".to_vec()));
+    assert_eq!(old.call(1, after - 2, 3, b"abc"), Err(ENOSPC));
+    assert_eq!(old.call(0, after - 2, 3, &[]), Err(EINVAL));
+    assert_eq!(old.call(0, 0, 1, &[]), Ok(GROW[..1].to_vec()));
 }
 
 #[test]

@@ -122,6 +122,12 @@ impl Device {
     pub fn path(&self) -> PathBuf {
         path_of(self.id)
     }
+
+    /// Its size when it was added, or when its recovery began.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.dev.tgt.dev_size
+    }
 }
 
 /// Path of the block device with this number.
@@ -284,6 +290,20 @@ impl Control {
                 return Ok(false);
             }
             outcome(ctrl.quiesce_dev(QUIESCE_MS)).map(|()| true)
+        })
+    }
+
+    /// Has the device, which is started, show so many bytes from now on, where the kernel can (Linux
+    /// 6.16); what is mounted from it stays. The bytes that it shows then.
+    pub fn show_size(&self, bytes: u64) -> Call<u64> {
+        self.call(move |slot| {
+            let ctrl = slot.as_ref().ok_or(io::ErrorKind::NotFound)?;
+            // Of the kernel, not of the device: one that another kernel began lacks the flag.
+            let can = UblkCtrl::get_features().unwrap_or(0);
+            if can & u64::from(sys::UBLK_F_UPDATE_SIZE) != 0 {
+                outcome(ctrl.update_size(bytes))?;
+            }
+            Ok(parameters(ctrl)?.basic.dev_sectors << 9)
         })
     }
 

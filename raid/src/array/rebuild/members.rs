@@ -274,7 +274,7 @@ impl<W: World> Array<W> {
         Ok(Past::Member(member, missed_from))
     }
 
-    fn bound(&self) -> Duration {
+    pub(in crate::array) fn bound(&self) -> Duration {
         self.0.options.io_timeout.unwrap_or(IO_TIMEOUT)
     }
 
