@@ -9,7 +9,13 @@ fn passes(seed: u64, without: &str) -> Tally {
     passes_plan(Plan::new(seed).without_spares(), without)
 }
 
+/// The seeds below are of a time when no array grew.
+
 fn passes_plan(plan: Plan, without: &str) -> Tally {
+    sails(plan.without_growth(), without)
+}
+
+fn sails(plan: Plan, without: &str) -> Tally {
     let mut tally = Tally::default();
     let seed = plan.seed;
     let plan = plan.without(&parse_ranges(without).expect("ranges"));
@@ -22,7 +28,7 @@ fn passes_plan(plan: Plan, without: &str) -> Tally {
 #[test]
 fn some_seeds_pass() {
     let mut all = Tally::default();
-    (1..=16).for_each(|seed| all.merge(&passes_plan(Plan::new(seed), "")));
+    (1..=16).for_each(|seed| all.merge(&sails(Plan::new(seed), "")));
     assert!(all.number("crash points") > 10_000 && all.number("contents judged") > 300);
 }
 
@@ -30,7 +36,7 @@ fn some_seeds_pass() {
 #[test]
 fn a_seed_is_always_the_same_run() {
     for seed in [3, 17, 40] {
-        assert_eq!(passes_plan(Plan::new(seed), ""), passes_plan(Plan::new(seed), ""));
+        assert_eq!(sails(Plan::new(seed), ""), sails(Plan::new(seed), ""));
     }
 }
 
@@ -168,4 +174,12 @@ fn what_is_filled_lies_there_durably() {
 #[test]
 fn two_disks_do_not_take_one_place() {
     passes_plan(Plan::new(1_795_440_516_000_899), "");
+}
+
+/// A controller was reset, and its disks gave errors for a while. One of them was added again meanwhile: no
+/// superblock could be read on it, so it was taken for a new disk, and became a spare over the member
+/// that it was.
+#[test]
+fn a_member_that_cannot_be_read_is_not_taken_for_a_new_disk() {
+    passes_plan(Plan::new(1_795_480_000_001_105), "");
 }

@@ -74,6 +74,8 @@ pub enum Sabotage {
     NotMirrored,
     /// §9: a member that comes back is not given what was changed meanwhile.
     ChangesForgotten,
+    /// I6: what a growth has added is used before the epoch that says so is durable.
+    GrownBeforeEpoch,
     /// P3: the ring's head moves before the records are there.
     HeadBeforeRecords,
     /// P2: records of the ring that the log has already are adopted again.
@@ -82,7 +84,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them, with the names that tests use.
-    pub const ALL: [(&'static str, Sabotage); 37] = [
+    pub const ALL: [(&'static str, Sabotage); 38] = [
         ("parity-not-logged", Sabotage::ParityNotLogged),
         ("tail-before-flush", Sabotage::TailBeforeFlush),
         ("tail-reuse", Sabotage::TailReuse),
@@ -118,6 +120,7 @@ impl Sabotage {
         ("pages-not-filled", Sabotage::PagesNotFilled),
         ("not-mirrored", Sabotage::NotMirrored),
         ("changes-forgotten", Sabotage::ChangesForgotten),
+        ("grown-before-epoch", Sabotage::GrownBeforeEpoch),
         ("head-before-records", Sabotage::HeadBeforeRecords),
         ("stale-ring", Sabotage::StaleRing),
     ];

@@ -130,9 +130,9 @@ pub fn journal_setups() -> Vec<Setup> {
     ]
 }
 
-/// An array in the simulated world.
+/// An array in the simulated world, or the first bytes of one.
 #[derive(Clone)]
-pub struct Evenkeel(Array<SimWorld>);
+pub struct Evenkeel(Array<SimWorld>, u64);
 
 fn text(e: impl std::fmt::Display) -> String {
     e.to_string()
@@ -142,7 +142,13 @@ impl Evenkeel {
     /// An array that runs.
     #[must_use]
     pub fn of(array: Array<SimWorld>) -> Evenkeel {
-        Evenkeel(array)
+        Evenkeel(array, u64::MAX)
+    }
+
+    /// So many of its first bytes: what an array that grows has from the beginning.
+    #[must_use]
+    pub fn first(self, bytes: u64) -> Evenkeel {
+        Evenkeel(self.0, bytes)
     }
 
     /// The array.
@@ -183,14 +189,14 @@ impl Subject for Evenkeel {
             ..StartOptions::default()
         };
         match Array::start(world, disks, &options, &|_| ()).await {
-            Ok(array) => Ok(Evenkeel(array)),
+            Ok(array) => Ok(Evenkeel::of(array)),
             Err(e) if e.kind == ErrorKind::TooFew => Err(StartError::TooFew),
             Err(e) => Err(StartError::Other(format!("{e} (exit code {})", e.kind.exit_code()))),
         }
     }
 
     fn size(&self) -> u64 {
-        self.0.size_bytes()
+        self.0.size_bytes().min(self.1)
     }
 
     fn largest(&self) -> u64 {

@@ -11,14 +11,15 @@
 //! What must hold: nothing that is there moves (`geometry/growth.rs`), so requests go on meanwhile, and
 //! nothing uses what is new before the epoch is in force.
 
+use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::sync::join_all;
 use evenkeel_journal::{Bounded, Disk, Lsn, MemberIndex, World};
 
 use super::Array;
 use super::rebuild::{halted, refuse};
 use crate::error::{ArrayError, ErrorKind};
-use crate::hung::IO_TIMEOUT;
-use crate::map::write_pages;
+use crate::geometry::Geometry;
+use crate::map::{PageWrite, write_pages};
 use crate::status::MemberState;
 
 /// Bytes of the device before and after it has grown.
@@ -59,19 +60,28 @@ impl<W: World> Array<W> {
             s.geometry = grown;
             s.generation += 1;
         };
-        members.advance_epoch(name_it).await.map_err(halted)?;
+        if broken(Sabotage::GrownBeforeEpoch) {
+            self.use_what_is_new(grown, &roots);
+            members.advance_epoch(name_it).await.map_err(halted)?;
+        } else {
+            members.advance_epoch(name_it).await.map_err(halted)?;
+            self.use_what_is_new(grown, &roots);
+        }
+        Ok(Grown { before, after: self.size_bytes() })
+    }
+
+    fn use_what_is_new(&self, grown: Geometry, new_roots: &[PageWrite]) {
         self.0.geometry.set(grown);
-        self.0.map.borrow_mut().grow(grown, &roots);
+        self.0.map.borrow_mut().grow(grown, new_roots);
         self.0.sums.table.borrow_mut().grow(grown);
         self.0.slots.grow(grown.slots);
         self.wake_destage();
-        Ok(Grown { before, after: self.size_bytes() })
     }
 
     /// Asks all members and spares how large they are now.
     async fn measure(&self) -> Result<(), ArrayError> {
         let (g, members) = (self.0.geometry.get(), &self.0.members);
-        let bound = self.0.options.io_timeout.unwrap_or(IO_TIMEOUT);
+        let bound = self.bound();
         let mut all = members.those(|m| m.is_bearer());
         all.retain(|m| !g.is_journal(*m));
         let disks: Vec<W::Disk> = all.iter().filter_map(|m| members.disk(*m)).collect();

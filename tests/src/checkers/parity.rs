@@ -231,9 +231,12 @@ pub fn check_at_rest(disks: &[DiskImage], content: &[u8]) -> Result<(), String> 
     let mut used = BTreeSet::new();
     let stripe_bytes = chunk * k as u64;
     let stretches = stretches::read(&first.bytes);
+    let zeros = vec![0; stripe_bytes as usize];
     for stripe in 0..u64_at(&first.bytes, 168) {
         let from = (stripe * stripe_bytes) as usize;
-        let data = &content[from..from + stripe_bytes as usize];
+        // Of an array that has grown the content may be the first part alone: nothing was written behind.
+        let rest = content.get(from..).unwrap_or_default();
+        let data = rest.get(..stripe_bytes as usize).unwrap_or(&zeros);
         let Some(slot) = map.get(&stripe) else {
             if data.iter().any(|b| *b != 0) {
                 return Err(format!("stripe {stripe} has content and no slot"));

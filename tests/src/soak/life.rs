@@ -17,7 +17,7 @@ use super::voyage::Judge;
 use crate::crash::run::read_all;
 use crate::evenkeel::Evenkeel;
 use crate::oracle::{Floor, Oracle};
-use crate::rng::Rng;
+use crate::rng::{Rng, hash};
 use crate::sim::{Reset, SimDisk, SimWorld, Simulation, Snapshot, Survivors};
 use crate::subject::{Setup, Subject};
 use crate::workload::Op;
@@ -60,6 +60,8 @@ pub(super) struct Cast {
     pub(super) honest: bool,
     /// Further disks that spares are made of.
     pub(super) spares: usize,
+    /// Whether the disks are larger than what the array uses at first.
+    pub(super) grows: bool,
 }
 
 /// What is shared by the tasks of a life.
@@ -172,6 +174,8 @@ pub(super) struct Entry {
     pub(super) absent: usize,
     pub(super) perhaps: usize,
     pub(super) k: usize,
+    /// Bytes that the device has from the beginning.
+    pub(super) size: u64,
 }
 
 /// Starts the array; where k or more members are absent it has to be told that this is known.
@@ -185,11 +189,11 @@ pub(super) async fn open(
         Ok(_) if entry.absent >= entry.k => {
             Err("start went on with k or more members absent, and nobody said it may".to_owned())
         }
-        Ok(array) => Ok((Evenkeel::of(array), false)),
+        Ok(array) => Ok((Evenkeel::of(array).first(entry.size), false)),
         Err(e) if e.kind == ErrorKind::TooFew && entry.absent.max(entry.perhaps) >= entry.k => {
             let told = StartOptions { accept_missing: true, ..entry.options };
             match Array::start(world, disks, &told, &|_| ()).await {
-                Ok(array) => Ok((Evenkeel::of(array), true)),
+                Ok(array) => Ok((Evenkeel::of(array).first(entry.size), true)),
                 Err(e) => Err(text(e)),
             }
         }
@@ -443,6 +447,9 @@ pub(super) fn run(
             let orders = orders::give_some(own, device.clone(), who, n, seed, tell);
             world.spawn("orders", orders);
         }
+        if cast.grows {
+            grow_at_some_time(&world, &device, &shared, seed);
+        }
         clients(&world, &device, lists.collect(), &oracle, &shared, &may_fail).await;
         if !cast.beyond.is_empty() {
             look_at_what_is_left(&device, &oracle, &shared, &may_fail).await;
@@ -529,6 +536,24 @@ pub(super) fn run(
         destages: shared.destages.borrow().clone(),
         tally: shared.tally.borrow().clone(),
     })
+}
+
+/// Has the array grow, while clients use it and disks misbehave. What is new is not judged here.
+fn grow_at_some_time(world: &SimWorld, device: &Evenkeel, shared: &Rc<Shared>, seed: u64) {
+    let mut rng = Rng::new(hash(&[seed, 0x9707]));
+    if rng.one_in(3) {
+        return;
+    }
+    let (own, device, shared) = (world.clone(), device.clone(), Rc::clone(shared));
+    world.spawn("grow", async move {
+        own.sleep(Duration::from_micros(rng.below(30_000))).await;
+        let how = match device.array().grow_size().await {
+            Ok(_) => "done".to_owned(),
+            Err(e) => format!("refused: {:?}", e.kind),
+        };
+        shared.story.borrow_mut().push(format!("the array grows: {how}"));
+        shared.tally.borrow_mut().count(&format!("order/the array grows/{how}"));
+    });
 }
 
 /// Reads all of a device that has lost too much: what it gives has to be right.

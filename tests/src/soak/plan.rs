@@ -62,6 +62,8 @@ pub struct Plan {
     pub lives: Vec<Life>,
     /// Further disks, which a person adds, and which take places; none: the members stay what they are.
     pub spares: usize,
+    /// Bytes that every disk has beyond what the array uses at first: it may grow by them.
+    pub larger: u64,
 }
 
 fn size_of(setup: &Setup) -> u64 {
@@ -199,13 +201,22 @@ impl Plan {
             Plan::life(rng, number, &setup, size, beyond && last)
         });
         let spares = [0, 0, 1, 2][Rng::new(hash(&[seed, 0x50a6])).index(4)];
-        Plan { seed, size, lives: lives.collect(), setup: setup.clone(), spares }
+        let mut own = Rng::new(hash(&[seed, 0x50a7]));
+        let larger = if own.one_in(3) { (4 + own.below(60)) * 65536 } else { 0 };
+        Plan { seed, size, lives: lives.collect(), setup: setup.clone(), spares, larger }
     }
 
     /// The same without anything that is done to the members.
     #[must_use]
     pub fn without_spares(mut self) -> Plan {
         self.spares = 0;
+        self
+    }
+
+    /// The same with an array that never grows.
+    #[must_use]
+    pub fn without_growth(mut self) -> Plan {
+        self.larger = 0;
         self
     }
 

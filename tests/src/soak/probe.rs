@@ -132,7 +132,7 @@ pub(super) fn too_many_lies(
     let ran = sim.run(LIMIT, async move {
         let options = StartOptions { accept_missing: true, ..StartOptions::default() };
         let device = match Array::start(&world, &disks, &options, &|_| ()).await {
-            Ok(array) => Evenkeel::of(array),
+            Ok(array) => Evenkeel::of(array).first(wanted.len() as u64),
             Err(_) => return Ok(None),
         };
         let mut given = (0u64, 0u64);
@@ -222,9 +222,10 @@ pub(super) fn lost_commit(
     let sim = Simulation::new(rng.draw(), &from);
     let (world, disks) = (sim.world(), sim.disks());
     let options = StartOptions { accept_missing: true, ..StartOptions::default() };
+    let size = voyage.plan.size;
     let ran = sim.run(LIMIT, async move {
         match Array::start(&world, &disks, &options, &|_| ()).await {
-            Ok(array) => Ok(Some(read_all(&Evenkeel::of(array)).await?)),
+            Ok(array) => Ok(Some(read_all(&Evenkeel::of(array).first(size)).await?)),
             Err(e) if e.kind == ErrorKind::LogDamaged => Ok(None),
             Err(e) => Err(e.to_string()),
         }

@@ -19,7 +19,7 @@ use crate::crash::run::read_all;
 use crate::evenkeel::Evenkeel;
 use crate::oracle::{Floor, Oracle};
 use crate::rng::{Rng, hash};
-use crate::sim::{DiskImage, Fault, Mode, Reset, Simulation, Snapshot, Survivors};
+use crate::sim::{DiskImage, Fault, Mode, PAGE, Reset, Simulation, Snapshot, Survivors};
 use crate::subject::{Setup, Subject};
 
 /// Crash states that are looked at in a life.
@@ -120,7 +120,10 @@ pub fn sail(plan: &Plan, verbose: bool, tally: &mut Tally) -> Result<(), String>
     let floor = Floor::Acknowledged;
     let judge = Judge { oracle: Oracle::new(plan.size, mark), mark: 0, floor, power: floor };
     let (out, dirty) = (BTreeSet::new(), BTreeSet::new());
-    let left = sim.snapshot().survive(Mode::PowerNone);
+    let mut left = sim.snapshot().survive(Mode::PowerNone);
+    for disk in &mut left.disks {
+        disk.enlarge((disk.view().pages() * PAGE) as u64 + plan.larger);
+    }
     let (honest, lied) = (true, false);
     let mut voyage = Voyage { plan, tally, verbose, left, judge, out, dirty, honest, lied };
     voyage.tally.count("n/seeds");
@@ -183,7 +186,8 @@ impl Voyage<'_> {
         let absent: BTreeSet<usize> = absent.iter().copied().filter(|d| *d < n).collect();
         let surely = absent.difference(maybe).count();
         let perhaps = self.members(absent.union(maybe));
-        Entry { options, absent: surely, perhaps, k: self.plan.setup.data }
+        let (k, size) = (self.plan.setup.data, self.plan.size);
+        Entry { options, absent: surely, perhaps, k, size }
     }
 
     fn cast(&self, life: &Life, rng: &mut Rng) -> (Cast, Vec<usize>) {
@@ -207,7 +211,8 @@ impl Voyage<'_> {
         // They only ever take places of members that may be lost, so they may fail as well.
         victims.extend((seats..seats + spares).filter(|_| own.one_in(4)));
         let (dirty, honest) = (!self.dirty.is_empty(), self.honest);
-        (Cast { victims, taken, beyond, dirty, honest, spares }, lost)
+        let grows = self.plan.larger > 0;
+        (Cast { victims, taken, beyond, dirty, honest, spares, grows }, lost)
     }
 
     fn live(&mut self, life: &Life) -> Result<(), String> {

@@ -12,30 +12,9 @@
 # The disks 0 to 5 are the first array; 6 to 8 are its journal devices, or a second array, or unused.
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=cut.sh
+. "${BASH_SOURCE[0]%/*}/cut.sh"
 
-out=${EVENKEEL_OUT:?a directory that survives; run this by tests/vm/power-cuts}
-read -ra disks <<<"${EVENKEEL_DISKS:?disks}"
-mnt=$work/mnt
-mkdir -p "$mnt"
-
-# broken WHAT TEXT: a promise was not kept.
-broken() {
-	echo "broken: $1" >"$out/verdict"
-	fail "$2"
-}
-# stage TITLE: a step, and when.
-stage() { step "$1 (at $(now) s)"; }
-# must WHAT COMMAND...: what must succeed after a cut.
-must() {
-	local what=$1 rc=0 began
-	began=$(now)
-	shift
-	printf '    $ %s\n' "$(quoted "$@")"
-	timeout 240 "$@" >"$work/must.out" 2>&1 </dev/null || rc=$?
-	indent <"$work/must.out"
-	say "($(since "$began") s)"
-	[ $rc = 0 ] || broken "$what" "exit status $rc: $(quoted "$@")"
-}
 # requests DISK: how much it was asked for.
 requests() { awk '{ print " " $1 + $5 + $12 + $16 }' "/sys/block/${1##*/}/stat"; }
 # members FIRST LAST: those of the disks that are here, of these numbers.
@@ -44,13 +23,6 @@ members() {
 	for ((i = $1; i <= $2; i++)); do
 		case " $lost " in *" $i "*) ;; *) echo "${disks[i]}" ;; esac
 	done
-}
-# start NAME COMMAND...: starts it by this command, and sets device=.
-start() {
-	"${@:2}"
-	device=/dev/evenkeel/$1
-	until_true 10 test -b "$device" || fail "no $device"
-	device=$(readlink -f "$device")
 }
 
 # --- after a cut ---------------------------------------------------------------------------------
@@ -173,20 +145,11 @@ mkfs_again() {
 	while mkfs.ext4 -q -F "$second_device" >"$work/mkfs.log" 2>&1 </dev/null; do :; done
 	return 1
 }
-job() {
-	"$@" &
-	jobs_running+=($!)
-}
-promised() { [ "$(cut -d' ' -f1 "$out/acks.$round" 2>/dev/null | sort -u | wc -l)" -ge 3 ]; }
 
 load() {
 	local disk all=("${disks[@]:0:6}") create=(--level "$level" --data "$data" --parity "$parity")
 	stage "Round $round: $level $data+$parity, $fs, ack $ack, $journals journal devices, second array: $second"
-	for disk in "${disks[@]}"; do
-		[ "$(cat "/sys/block/${disk##*/}/queue/write_cache")" = "write back" ] ||
-			fail "$disk has no volatile cache: there would be nothing to lose"
-	done
-	ok "every disk has a volatile cache"
+	volatile_caches
 	if [ "$second" != none ]; then
 		run "$evenkeel" create second --force --level raid5 "${disks[@]:6:3}"
 		start second run "$evenkeel" start "${disks[@]:6:3}"
@@ -207,18 +170,12 @@ load() {
 	stage "The load"
 	: >"$out/acks.$round"
 	job power records "$mnt/records" "$seed" "$out/acks.$round"
-	job fio --name=rare --eta=never --filename="$mnt/rare" --size=24m --rw=randwrite --bsrange=4k-64k --ioengine=libaio \
-		--iodepth=8 --direct=1 --fsync=500 --time_based --runtime=600 --rate_iops=300 --randseed="$seed" \
-		--fallocate=none --output="$work/fio-rare.log"
+	rarely_synced 24m "$seed"
 	job fio_files
 	[ "$second" = blocks ] && job power blocks "$second_device" "$seed" "$out/acks.$round"
 	[ "$second" = mkfs ] && job mkfs_again
-	until_true 60 promised || fail "nothing is synced"
-	say "The power may be cut."
-	: >"$out/working"
-	# Whoever ends has met an error.
-	wait -n "${jobs_running[@]}"
-	fail "a part of the load ended: $(tail -n 3 "$work"/*.log)"
+	until_true 60 promised "$out/acks.$round" || fail "nothing is synced"
+	cut_may_come
 }
 
 if [ -e "$out/check" ]; then

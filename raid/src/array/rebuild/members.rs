@@ -12,7 +12,7 @@ use super::super::Array;
 use super::super::start::find;
 use crate::epoch::Found;
 use crate::error::{ArrayError, ErrorKind};
-use crate::geometry::{MEMBER_GRAIN, SUPERBLOCK_BYTES};
+use crate::geometry::{MEMBER_GRAIN, SUPERBLOCK_A, SUPERBLOCK_B, SUPERBLOCK_BYTES};
 use crate::hung::IO_TIMEOUT;
 use crate::status::MemberState;
 use crate::superblock::{Phase, Superblock};
@@ -184,9 +184,36 @@ impl<W: World> Array<W> {
         match find(&Bounded::new(&self.0.world, disk, self.bound())).await {
             Ok(found) => self.past_of(&found, &facts.path),
             // It bears no superblock, or none that is whole: what else is on it was looked at before.
-            Err(e) if e.kind == ErrorKind::Foreign => Ok(Past::None),
+            Err(e) if e.kind == ErrorKind::Foreign => self.is_nobody(disk).await,
             Err(e) => Err(e),
         }
+    }
+
+    /// Whether a disk on which no superblock was found is one that can be overwritten: it can be read, and
+    /// is not the disk of a member, whatever that gives at this moment.
+    async fn is_nobody(&self, disk: &W::Disk) -> Result<Past, ArrayError> {
+        let path = disk.facts().path;
+        let members = &self.0.members;
+        let bearers = members.those(|m| m.state.bears_epochs() && m.path() == path);
+        if let Some(member) = bearers.first() {
+            return refuse(
+                ErrorKind::Foreign,
+                format!("{path} is a member already (member {member}), which is in trouble now."),
+            );
+        }
+        let disk = Bounded::new(&self.0.world, disk, self.bound());
+        for at in [SUPERBLOCK_A, SUPERBLOCK_B] {
+            if disk.read(at, Buf::new(SUPERBLOCK_BYTES as usize)).await.0.is_err() {
+                return refuse(
+                    ErrorKind::Failed,
+                    format!(
+                        "{path} cannot be read where a superblock would be, so nobody can say what it \
+                         is, and it would not be a good member."
+                    ),
+                );
+            }
+        }
+        Ok(Past::None)
     }
 
     fn past_of(&self, found: &Found, path: &str) -> Result<Past, ArrayError> {
@@ -247,7 +274,7 @@ impl<W: World> Array<W> {
         Ok(Past::Member(member, missed_from))
     }
 
-    fn bound(&self) -> Duration {
+    pub(in crate::array) fn bound(&self) -> Duration {
         self.0.options.io_timeout.unwrap_or(IO_TIMEOUT)
     }
 
