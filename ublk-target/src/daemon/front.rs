@@ -233,7 +233,8 @@ impl Front {
         let front = Front { kind: Rc::new(kind), path: path.display().to_string().into() };
         // Its last daemon ended when the array had grown and the device did not show it yet.
         if shown < asked.params.size_bytes {
-            note(&front.show_size(asked.params.size_bytes).await.sentence);
+            let sentence = front.show_size(asked.params.size_bytes).await.sentence;
+            note(&format!("The array has grown to {} bytes. {sentence}", asked.params.size_bytes));
         }
         Ok(front)
     }
