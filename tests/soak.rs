@@ -10,7 +10,6 @@ fn passes(seed: u64, without: &str) -> Tally {
 }
 
 /// The seeds below are of a time when no array grew.
-
 fn passes_plan(plan: Plan, without: &str) -> Tally {
     sails(plan.without_growth(), without)
 }
