@@ -14,7 +14,7 @@ use evenkeel_raid::StartOptions;
 use super::life::{Cast, Entry, LIMIT, Ran, open, options, run};
 use super::plan::{Life, Plan};
 use super::tally::Tally;
-use super::{probe, seats, trouble::Kind};
+use super::{changes, probe, seats, trouble::Kind};
 use crate::crash::run::read_all;
 use crate::evenkeel::Evenkeel;
 use crate::oracle::{Floor, Oracle};
@@ -134,6 +134,10 @@ pub fn sail(plan: &Plan, verbose: bool, tally: &mut Tally) -> Result<(), String>
     let mut rng = Rng::new(hash(&[plan.seed, 2]));
     if rng.one_in(64) {
         probe::full_log(tally, &mut rng)?;
+    }
+    let mut rng = Rng::new(hash(&[plan.seed, 5]));
+    if rng.one_in(16) {
+        changes::under_writes(tally, &mut rng)?;
     }
     Ok(())
 }
