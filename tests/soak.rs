@@ -182,3 +182,13 @@ fn two_disks_do_not_take_one_place() {
 fn a_member_that_cannot_be_read_is_not_taken_for_a_new_disk() {
     passes_plan(Plan::new(1_795_480_000_001_105), "");
 }
+
+/// More members than may be lost were reset while the epoch was written that names a growth. Its third
+/// copy lies at another place then, where nothing was yet: they were not believed to be the same disks, and
+/// the array never took a write again.
+#[test]
+fn members_that_are_reset_while_the_array_grows_are_taken_back() {
+    for seed in [1_795_449_492_000_824, 1_795_500_000_001_928] {
+        sails(Plan::new(seed), "");
+    }
+}

@@ -52,6 +52,21 @@ impl<W: World> Members<W> {
         self.advance_to(base).await
     }
 
+    /// Makes a new epoch that names a larger shape.
+    ///
+    /// # Errors
+    /// `Halted` if too many members fail meanwhile.
+    pub(crate) async fn advance_shape(&self, grown: Geometry) -> Result<(), Halted> {
+        self.0.grows_from.set(Some(self.superblock().geometry));
+        let named = self.advance_epoch(|s| {
+            s.geometry = grown;
+            s.generation += 1;
+        });
+        let done = named.await;
+        self.0.grows_from.set(None);
+        done
+    }
+
     /// Records the members that are being failed, unless somebody else has.
     pub(crate) async fn record_failures(&self) -> Result<(), Halted> {
         let _turn = self.0.epoch_lock.lock().await;

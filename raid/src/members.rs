@@ -26,7 +26,7 @@ use evenkeel_journal::{BLOCK, Buf, Disk, DiskError, Lsn, MemberIndex, Segs, Worl
 
 use crate::codec::Code;
 use crate::event::Event;
-use crate::geometry::LogHome;
+use crate::geometry::{Geometry, LogHome};
 use crate::hung::{Kind, Watch};
 use crate::news::{self, Doing, News, Trouble};
 use crate::status::MemberState;
@@ -141,6 +141,8 @@ pub(crate) struct Inner<W: World> {
     pub(crate) epoch_lock: Lock,
     /// Some active members may not bear the epoch on copies B and C.
     pub(crate) unmarked: Cell<bool>,
+    /// The shape before, while an epoch is made that names a larger one.
+    pub(crate) grows_from: Cell<Option<Geometry>>,
     pub(crate) changed: Signal,
     halted: Cell<bool>,
     /// Members are in trouble, and it is not decided what becomes of them.
@@ -205,6 +207,7 @@ impl<W: World> Members<W> {
             traffic: Cell::new(Traffic::default()),
             tail: Cell::new(Lsn(0)),
             unmarked: Cell::new(false),
+            grows_from: Cell::new(None),
             read_only,
             news: News::default(),
             overlay: RefCell::new(HashMap::new()),

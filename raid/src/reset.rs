@@ -285,17 +285,31 @@ impl<W: World> Members<W> {
         member: MemberIndex,
         disk: Option<W::Disk>,
     ) -> Vec<Option<Result<Superblock, BadSuperblock>>> {
-        let mut copies = Vec::new();
         let geometry = self.superblock().geometry;
+        let Some(disk) = disk else { return Vec::new() };
+        let mut copies = Vec::new();
         for place in [Place::A, Place::B, Place::C] {
-            let Some(disk) = disk.clone() else { break };
-            let at = place.byte(&geometry, member);
-            let read = async move { disk.read(at, Buf::new(SUPERBLOCK_BYTES as usize)).await };
-            let read = self.0.watch.wait(&self.0.world, member, Kind::Read, read).await;
-            let whole = read.filter(|(done, _)| done.is_ok());
-            copies.push(whole.map(|(_, bytes)| Superblock::decode(&bytes, at)));
+            copies.push(self.copy_at(member, &disk, place.byte(&geometry, member)).await);
+        }
+        // While the epoch of a growth is written, copy C may not be at its new place yet.
+        if let (Some(before), Some(Err(BadSuperblock::Absent))) =
+            (self.0.grows_from.get(), &copies[2])
+        {
+            copies[2] = self.copy_at(member, &disk, Place::C.byte(&before, member)).await;
         }
         copies
+    }
+
+    async fn copy_at(
+        &self,
+        member: MemberIndex,
+        disk: &W::Disk,
+        at: u64,
+    ) -> Option<Result<Superblock, BadSuperblock>> {
+        let read = disk.read(at, Buf::new(SUPERBLOCK_BYTES as usize));
+        let read = self.0.watch.wait(&self.0.world, member, Kind::Read, read).await;
+        let whole = read.filter(|(done, _)| done.is_ok());
+        whole.map(|(_, bytes)| Superblock::decode(&bytes, at))
     }
 
     /// Writes again what every bearer, and those that are back, may have lost; those are

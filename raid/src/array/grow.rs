@@ -56,15 +56,11 @@ impl<W: World> Array<W> {
             write_pages(members, &grown, &roots).await.map_err(halted)?;
             members.flush_members().await.map_err(halted)?;
         }
-        let name_it = |s: &mut crate::superblock::Superblock| {
-            s.geometry = grown;
-            s.generation += 1;
-        };
         if broken(Sabotage::GrownBeforeEpoch) {
             self.use_what_is_new(grown, &roots);
-            members.advance_epoch(name_it).await.map_err(halted)?;
+            members.advance_shape(grown).await.map_err(halted)?;
         } else {
-            members.advance_epoch(name_it).await.map_err(halted)?;
+            members.advance_shape(grown).await.map_err(halted)?;
             self.use_what_is_new(grown, &roots);
         }
         Ok(Grown { before, after: self.size_bytes() })
