@@ -102,7 +102,7 @@ pub(super) fn under_writes(tally: &mut Tally, rng: &mut Rng) -> Result<(), Strin
                 }
             }),
         ];
-        world.beside_each_other("change", tasks.into_iter()).await;
+        world.beside_each_other("change", tasks).await;
         done.take().expect("all have ended")
     });
     let (from, to) = ran.map_err(|s| s.to_string()).and_then(|inner| inner)?;

@@ -16,6 +16,10 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a daemon may take for an answer that needs no I/O, or to say that it leaves.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A daemon that closed a connection without an answer is looked for so often, with so long between.
+const LEAVE_LOOKS: u32 = 50;
+const LEAVE_PAUSE: Duration = Duration::from_millis(100);
+
 /// Why there is no answer, or not the one that was wanted.
 #[derive(Debug)]
 pub enum CallError {
@@ -54,9 +58,13 @@ pub fn call(run_dir: &Path, name: &str, request: &Request) -> Result<Value, Call
 pub fn call_socket(path: &Path, request: &Request) -> Result<Value, CallError> {
     let line = match converse(connect(path)?, request) {
         Ok(line) => line,
-        // It ended while it was asked, if nobody is there now.
+        // It ended while it was asked, if nobody is there now, or soon: on a busy machine its end takes
+        // a while.
         Err(e) if is_soon(request) && closed(&e) => {
-            drop(connect(path)?);
+            for _ in 0..LEAVE_LOOKS {
+                drop(connect(path)?);
+                std::thread::sleep(LEAVE_PAUSE);
+            }
             return Err(CallError::Io(e));
         }
         Err(e) => return Err(CallError::Io(e)),
