@@ -177,13 +177,13 @@ fn areas(g: &Geometry, member: MemberIndex) -> Vec<Value> {
         ("log", LOG_OFFSET, rows * BLOCK as u64),
     ];
     if !journal {
-        let checksums = (g.checksums_offset, g.checksums_bytes());
-        let end = if g.has_checksums() { checksums.0 } else { g.slots_offset };
-        all.push(("map", g.pages_offset, end - g.pages_offset));
-        if g.has_checksums() {
-            all.push(("checksums", checksums.0, checksums.1));
+        for s in g.stretches() {
+            all.push(("map", s.pages_at, s.pages_bytes));
+            if g.has_checksums() {
+                all.push(("checksums", s.sums_at, s.sums_bytes));
+            }
+            all.push(("slots", s.slots_at, (s.slots.end - s.slots.start) * g.chunk_bytes()));
         }
-        all.push(("slots", g.slots_offset, g.slots * g.chunk_bytes()));
     }
     all.push(("superblock c", g.superblock_c_of(member), SUPERBLOCK_BYTES));
     let area = |(name, at, bytes)| json!({"area": name, "offset": at, "bytes": bytes});

@@ -351,11 +351,14 @@ pub(super) async fn newest_sum_page<W: World>(
     array: u128,
 ) -> Lsn {
     let mut newest = Lsn(0);
-    let (from, bytes) = (g.checksums_offset, g.checksums_bytes());
-    for first in (0..bytes).step_by(SCANNED_AT_ONCE as usize) {
-        let len = SCANNED_AT_ONCE.min(bytes - first) as usize;
+    let areas = g.stretches().into_iter().map(|s| (s.sums_at, s.sums_bytes));
+    let parts = areas.flat_map(|(from, bytes)| {
+        let firsts = (0..bytes).step_by(SCANNED_AT_ONCE as usize);
+        firsts.map(move |first| (from + first, SCANNED_AT_ONCE.min(bytes - first) as usize))
+    });
+    for (from, len) in parts {
         let all = (0..g.members() as u8).map(MemberIndex);
-        let reads = all.map(|m| members.read(m, from + first, Buf::new(len))).collect();
+        let reads = all.map(|m| members.read(m, from, Buf::new(len))).collect();
         for found in join_all(reads).await.into_iter().flatten() {
             let heads = found.chunks(BLOCK).filter_map(|b| page::decode(b, array));
             newest = heads.map(|h| h.lsn).max().unwrap_or_default().max(newest);

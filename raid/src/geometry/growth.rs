@@ -41,8 +41,12 @@ pub struct Stretch {
     pub sums: Range<u64>,
     /// Byte where its pages begin.
     pub pages_at: u64,
+    /// Bytes that they take on every member.
+    pub pages_bytes: u64,
     /// Byte where its checksum pages begin.
     pub sums_at: u64,
+    /// Bytes that they take on every member.
+    pub sums_bytes: u64,
     /// Byte where its slots begin.
     pub slots_at: u64,
 }
@@ -97,13 +101,17 @@ impl Geometry {
                 first_page: roots_of(before) + maps_of(before),
                 sums: self.sums_for(before)..self.sums_for(stripes),
                 pages_at: self.pages_offset,
+                pages_bytes: 0,
                 sums_at: self.checksums_offset,
+                sums_bytes: 0,
                 slots_at: self.slots_offset,
             };
+            s.pages_bytes = self.page_area_bytes(s.pages());
+            s.sums_bytes = self.page_area_bytes(s.sums.end - s.sums.start);
             if i > 0 {
                 s.pages_at = g.at;
-                s.sums_at = g.at + self.page_area_bytes(s.pages());
-                let end = s.sums_at + self.page_area_bytes(s.sums.end - s.sums.start);
+                s.sums_at = g.at + s.pages_bytes;
+                let end = s.sums_at + s.sums_bytes;
                 s.slots_at = end.next_multiple_of(self.chunk_bytes().max(BLOCK as u64));
             }
             s

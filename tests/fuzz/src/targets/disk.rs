@@ -60,23 +60,34 @@ pub fn superblock_seeds() -> Vec<Vec<u8>> {
         (Level::Rs, 12, 5, 1),
     ];
     let bytes = |(level, k, m, j)| short(&sample(level, k, m, j).encode(0, SUPERBLOCK_A));
-    shapes.into_iter().map(bytes).collect()
+    let mut seeds: Vec<Vec<u8>> = shapes.into_iter().map(bytes).collect();
+    // One whose members have become larger twice.
+    let mut grown = sample(Level::Raid6, 4, 2, 0);
+    for more in [1 << 28, 1 << 30] {
+        let larger = grown.geometry.member_bytes + more;
+        grown.geometry = grown.geometry.grown_to(larger).expect("there is room");
+    }
+    seeds.push(short(&grown.encode(0, SUPERBLOCK_A)));
+    seeds
 }
 
-/// Areas must follow each other, whatever a superblock says: else one would be written over another.
+/// No area may lie over another one, whatever a superblock says: else one would be written over it.
 fn areas_are_apart(g: &Geometry) {
     let block = BLOCK as u64;
-    let pages = (g.map_pages() + g.root_pages()).div_ceil(g.members() as u64);
-    let pages_end = g.pages_offset + pages * (g.parity as u64 + 1) * 2 * block;
-    let after_pages = if g.has_checksums() { g.checksums_offset } else { g.slots_offset };
-    assert!(LOG_OFFSET + g.log_rows * block <= g.pages_offset, "log over pages: {g:?}");
-    assert!(pages_end <= after_pages, "pages over what follows: {g:?}");
-    if g.has_checksums() {
-        assert!(g.checksums_offset + g.checksums_bytes() <= g.slots_offset, "checksums over slots");
+    let bytes = |pages: u64| pages.div_ceil(g.members() as u64) * (g.parity as u64 + 1) * 2 * block;
+    let mut areas = vec![(LOG_OFFSET, LOG_OFFSET + g.log_rows * block)];
+    for s in g.stretches() {
+        let last = Slot((s.slots.end - 1) as u32);
+        areas.push((s.slots_at, g.byte_of(last, g.chunk_blocks - 1) + block));
+        areas.push((s.pages_at, s.pages_at + bytes(s.pages())));
+        if g.has_checksums() {
+            areas.push((s.sums_at, s.sums_at + bytes(s.sums.end - s.sums.start)));
+        }
     }
-    let last = Slot((g.slots - 1) as u32);
-    let end = g.byte_of(last, g.chunk_blocks - 1) + block;
-    assert!(end <= g.superblock_c(), "slots over copy C: {g:?}");
+    areas.sort_unstable();
+    assert!(areas.windows(2).all(|two| two[0].1 <= two[1].0), "one over another: {areas:?} {g:?}");
+    let inside = |a: &(u64, u64)| a.0 >= LOG_OFFSET && a.1 <= g.superblock_c();
+    assert!(areas.iter().all(inside), "over a superblock: {areas:?} {g:?}");
     assert!(g.slots_offset.is_multiple_of(block), "slots lie between blocks");
 }
 
@@ -100,7 +111,7 @@ pub fn superblock(input: &[u8]) {
     let _ = (g.least_log_rows(), g.max_request_blocks(), g.slot_reserve());
     for page in [0, g.map_pages() + g.root_pages() - 1] {
         for (member, at) in g.page_copies(page, 1) {
-            assert!(member.at() < g.members() && at + BLOCK as u64 <= g.slots_offset);
+            assert!(member.at() < g.members() && at + BLOCK as u64 <= g.superblock_c());
         }
     }
     if g.has_checksums() {
