@@ -55,9 +55,9 @@ off() {
 # shellcheck disable=SC2317 # called by the trap
 all_down() {
 	local code=$? pid
-	pid=$(pid_of c 2>/dev/null) && kill -9 "$pid" 2>/dev/null
-	[ -n "$server" ] && kill -9 "$server" 2>/dev/null
-	for i in 0 1 2 3 4; do umount -l "$d/disk$i" 2>/dev/null; done
+	if pid=$(pid_of c 2>/dev/null); then kill -9 "$pid" 2>/dev/null || true; fi
+	if [ -n "$server" ]; then kill -9 "$server" 2>/dev/null || true; fi
+	for i in 0 1 2 3 4; do umount -l "$d/disk$i" 2>/dev/null || true; done
 	(exit "$code")
 	take_down
 }
