@@ -241,8 +241,7 @@ impl Geometry {
     pub fn byte_of(&self, slot: Slot, row: u32) -> u64 {
         let (mut from, mut slot) = (self.slots_offset, u64::from(slot.0));
         if self.growths[0].at != 0 && slot >= u64::from(self.growths[0].slots) {
-            let all = self.stretches();
-            let s = all.iter().rfind(|s| s.slots.start <= slot).expect("the first begins with 0");
+            let s = self.last_stretch(|s| s.slots.start <= slot);
             (from, slot) = (s.slots_at, slot - s.slots.start);
         }
         from + slot * self.chunk_bytes() + u64::from(row) * BLOCK as u64
@@ -264,22 +263,14 @@ impl Geometry {
     /// roots first.
     #[must_use]
     pub fn page_copies(&self, page: u64, place: u8) -> Vec<(MemberIndex, u64)> {
-        if self.growths[0].at == 0 {
-            return self.copies_from(self.pages_offset, page, place);
-        }
-        let all = self.stretches();
-        let s = all.iter().rfind(|s| s.first_page <= page).expect("the first begins with 0");
+        let s = self.last_stretch(|s| s.first_page <= page);
         self.copies_from(s.pages_at, page - s.first_page, place)
     }
 
     /// The same for a page of the checksum area.
     #[must_use]
     pub fn sum_page_copies(&self, page: u64, place: u8) -> Vec<(MemberIndex, u64)> {
-        if self.growths[0].at == 0 {
-            return self.copies_from(self.checksums_offset, page, place);
-        }
-        let all = self.stretches();
-        let s = all.iter().rfind(|s| s.sums.start <= page).expect("the first begins with 0");
+        let s = self.last_stretch(|s| s.sums.start <= page);
         self.copies_from(s.sums_at, page - s.sums.start, place)
     }
 
@@ -309,9 +300,9 @@ impl Geometry {
             return false;
         }
         let log_end = LOG_OFFSET + self.log_rows * BLOCK as u64;
-        let first = &self.stretches()[0];
-        let pages_end = self.pages_offset + self.page_area_bytes(first.pages());
-        let checksums_end = self.checksums_offset + self.checksums_bytes();
+        let first = self.stretch(0);
+        let pages_end = self.pages_offset + first.pages_bytes;
+        let checksums_end = self.checksums_offset + first.sums_bytes;
         let block = BLOCK as u64;
         let offsets = [self.pages_offset, self.checksums_offset, self.slots_offset];
         offsets.iter().all(|at| at.is_multiple_of(block))
@@ -342,9 +333,7 @@ impl Geometry {
     /// Bytes of the checksum area on every member, as it was created.
     #[must_use]
     pub fn checksums_bytes(&self) -> u64 {
-        let grown = self.growths[0].at != 0;
-        let stripes = if grown { u64::from(self.growths[0].stripes) } else { self.stripes };
-        self.page_area_bytes(self.sums_for(stripes))
+        self.stretch(0).sums_bytes
     }
 
     /// Where the checksum of a column of a stripe's row lies: page, and number in it.

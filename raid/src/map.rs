@@ -181,8 +181,9 @@ impl Map {
     #[must_use]
     pub fn roots_of_growth(&self, grown: &Geometry, lsn: Lsn) -> Vec<PageWrite> {
         let roots = self.geometry.root_pages()..grown.root_pages();
-        let empty = Map::empty(*grown, self.array);
-        roots.map(|root| empty.root_page(root, lsn)).collect()
+        let empty = vec![0; (ROOT_BITS / 64) as usize];
+        let page = |root| self.root_with(grown.page_of_root(root), Page::default(), &empty, lsn);
+        roots.map(page).collect()
     }
 
     /// Stripes whose entries have no home yet, ascending: those of up to `most` map pages.
@@ -290,13 +291,18 @@ impl Map {
     #[must_use]
     pub fn root_page(&self, root: u64, lsn: Lsn) -> PageWrite {
         let page = self.geometry.page_of_root(root);
-        let old = self.pages[page as usize];
+        let words = (ROOT_BITS / 64) as usize;
+        let own = &self.roots[root as usize * words..][..words];
+        self.root_with(page, self.pages[page as usize], own, lsn)
+    }
+
+    /// A root page with these bits, after what lies at its home.
+    fn root_with(&self, page: u64, old: Page, bits: &[u64], lsn: Lsn) -> PageWrite {
         let (generation, place) = (old.generation + 1, 1 - old.place);
         let head = Head { kind: PAGE_ROOT, page, place, generation, lsn };
         let mut b = head.page(self.array);
-        let words = (ROOT_BITS / 64) as usize;
-        for i in 0..words {
-            put_u64(&mut b, PAGE_HEAD + i * 8, self.roots[root as usize * words + i]);
+        for (i, word) in bits.iter().enumerate() {
+            put_u64(&mut b, PAGE_HEAD + i * 8, *word);
         }
         page::seal(&mut b);
         PageWrite { page, generation, place, bytes: b.freeze(), saved: Vec::new() }
@@ -339,8 +345,7 @@ impl Map {
         let active: Vec<MemberIndex> =
             (0..n as u8).map(MemberIndex).filter(|m| members.is_active(*m)).collect();
         for (at, blocks) in areas_of_pages(&geometry) {
-            let some = blocks;
-            let reads = active.iter().map(|m| read_blocks(members, *m, at, some as usize));
+            let reads = active.iter().map(|m| read_blocks(members, *m, at, blocks as usize));
             for (member, found) in active.iter().zip(join_all(reads.collect()).await) {
                 for (i, block) in found.into_iter().enumerate() {
                     let Some(block) = block else { continue };

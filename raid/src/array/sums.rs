@@ -351,7 +351,7 @@ pub(super) async fn newest_sum_page<W: World>(
     array: u128,
 ) -> Lsn {
     let mut newest = Lsn(0);
-    let areas = g.stretches().into_iter().map(|s| (s.sums_at, s.sums_bytes));
+    let areas = g.stretches().map(|s| (s.sums_at, s.sums_bytes));
     let parts = areas.flat_map(|(from, bytes)| {
         let firsts = (0..bytes).step_by(SCANNED_AT_ONCE as usize);
         firsts.map(move |first| (from + first, SCANNED_AT_ONCE.min(bytes - first) as usize))

@@ -84,39 +84,44 @@ impl Geometry {
     }
 
     /// The stretches of a member, as they lie.
-    #[must_use]
-    pub fn stretches(&self) -> Vec<Stretch> {
-        let first = Growth::default();
-        let begins: Vec<&Growth> = std::iter::once(&first).chain(self.grown_at()).collect();
-        let end = |i: usize| match begins.get(i + 1) {
-            Some(g) => (u64::from(g.stripes), u64::from(g.slots)),
+    pub fn stretches(&self) -> impl DoubleEndedIterator<Item = Stretch> + '_ {
+        (0..=self.grown_at().count()).map(|i| self.stretch(i))
+    }
+
+    /// The last stretch that begins so early.
+    pub(super) fn last_stretch(&self, begins: impl Fn(&Stretch) -> bool) -> Stretch {
+        self.stretches().rfind(begins).expect("in the first one everything begins with 0")
+    }
+
+    /// What was laid out at creation, or by the growth before the i-th one.
+    pub(super) fn stretch(&self, i: usize) -> Stretch {
+        let g = if i == 0 { Growth::default() } else { self.growths[i - 1] };
+        let before = u64::from(g.stripes);
+        let (stripes, slots) = match self.growths.get(i).filter(|next| next.at != 0) {
+            Some(next) => (u64::from(next.stripes), u64::from(next.slots)),
             None => (self.stripes, self.slots),
         };
-        let stretch = |(i, g): (usize, &&Growth)| {
-            let (before, (stripes, slots)) = (u64::from(g.stripes), end(i));
-            let mut s = Stretch {
-                slots: u64::from(g.slots)..slots,
-                roots: roots_of(before)..roots_of(stripes),
-                maps: maps_of(before)..maps_of(stripes),
-                first_page: roots_of(before) + maps_of(before),
-                sums: self.sums_for(before)..self.sums_for(stripes),
-                pages_at: self.pages_offset,
-                pages_bytes: 0,
-                sums_at: self.checksums_offset,
-                sums_bytes: 0,
-                slots_at: self.slots_offset,
-            };
-            s.pages_bytes = self.page_area_bytes(s.pages());
-            s.sums_bytes = self.page_area_bytes(s.sums.end - s.sums.start);
-            if i > 0 {
-                s.pages_at = g.at;
-                s.sums_at = g.at + s.pages_bytes;
-                let end = s.sums_at + s.sums_bytes;
-                s.slots_at = end.next_multiple_of(self.chunk_bytes().max(BLOCK as u64));
-            }
-            s
+        let mut s = Stretch {
+            slots: u64::from(g.slots)..slots,
+            roots: roots_of(before)..roots_of(stripes),
+            maps: maps_of(before)..maps_of(stripes),
+            first_page: roots_of(before) + maps_of(before),
+            sums: self.sums_for(before)..self.sums_for(stripes),
+            pages_at: self.pages_offset,
+            pages_bytes: 0,
+            sums_at: self.checksums_offset,
+            sums_bytes: 0,
+            slots_at: self.slots_offset,
         };
-        begins.iter().enumerate().map(stretch).collect()
+        s.pages_bytes = self.page_area_bytes(s.pages());
+        s.sums_bytes = self.page_area_bytes(s.sums.end - s.sums.start);
+        if i > 0 {
+            s.pages_at = g.at;
+            s.sums_at = g.at + s.pages_bytes;
+            let end = s.sums_at + s.sums_bytes;
+            s.slots_at = end.next_multiple_of(self.chunk_bytes().max(BLOCK as u64));
+        }
+        s
     }
 
     /// Pages of checksums that so many stripes take; none for none.
@@ -144,14 +149,13 @@ impl Geometry {
     }
 
     fn page_with(&self, which: impl Fn(&Stretch) -> Option<u64>) -> u64 {
-        self.stretches().iter().find_map(which).expect("every page is in a stretch")
+        self.stretches().find_map(|s| which(&s)).expect("every page is in a stretch")
     }
 
     /// What a page is.
     #[must_use]
     pub fn role_of_page(&self, page: u64) -> PageRole {
-        let all = self.stretches();
-        let s = all.iter().rfind(|s| s.first_page <= page).expect("the first one begins with 0");
+        let s = self.last_stretch(|s| s.first_page <= page);
         let (nth, roots) = (page - s.first_page, s.roots.end - s.roots.start);
         if nth < roots {
             PageRole::Root(s.roots.start + nth)
@@ -181,7 +185,7 @@ impl Geometry {
         if used > 0 && (self.stripes <= before.0 || self.slots <= before.1) {
             return false;
         }
-        let all = self.stretches();
+        let all: Vec<Stretch> = self.stretches().collect();
         let end = |s: &Stretch| s.slots_at + (s.slots.end - s.slots.start) * self.chunk_bytes();
         all.windows(2).all(|w| end(&w[0]) <= w[1].pages_at)
             && all.last().is_some_and(|s| end(s) + SUPERBLOCK_BYTES <= self.member_bytes)
