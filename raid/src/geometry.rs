@@ -2,11 +2,14 @@
 //!
 //! Pure arithmetic. Offsets are in bytes of a member. The areas, in order: superblocks A and B,
 //! log, pages (roots, then map pages), checksums (unless the array has none), slots, superblock C.
-//! A journal device has the superblocks and a log alone. What growing adds is in `geometry/growth.rs`.
+//! A journal device has the superblocks and a log alone. What growing adds is in `geometry/growth.rs`
+//! (larger members) and `geometry/wider.rs` (more of them: then the pages lie behind the slots).
 
 mod growth;
+mod wider;
 
 pub use growth::{Growth, MAX_GROWTHS, PageRole, Stretch};
+pub use wider::Before;
 
 use evenkeel_journal::log::{LOST_ROWS, LogGeometry, SPARE_ROWS};
 use evenkeel_journal::{BLOCK, MemberIndex, Slot, Stripe};
@@ -96,6 +99,11 @@ pub struct Geometry {
     pub journal_bytes: u64,
     /// How it has grown since it was created.
     pub growths: [Growth; MAX_GROWTHS],
+    /// Identity that its pages bear, since columns were added; 0: that of the array, and the pages
+    /// lie before the slots.
+    pub pages_id: u128,
+    /// The shape before columns were added, while stripes of it are in use.
+    pub before: Option<Before>,
 }
 
 impl Geometry {
@@ -293,23 +301,19 @@ impl Geometry {
         pages.div_ceil(self.members() as u64) * copies * 2 * BLOCK as u64
     }
 
-    /// Whether the areas of a member follow each other: none over another one, or over copy C.
-    /// The sizes are within the bounds that a superblock's are checked against.
+    /// Whether no area of a member lies over another one, or over copy C. The sizes are within the
+    /// bounds that a superblock's are checked against.
     pub(crate) fn areas_are_apart(&self) -> bool {
         if !self.stretches_are_apart() {
             return false;
         }
-        let log_end = LOG_OFFSET + self.log_rows * BLOCK as u64;
-        let first = self.stretch(0);
-        let pages_end = self.pages_offset + first.pages_bytes;
-        let checksums_end = self.checksums_offset + first.sums_bytes;
-        let block = BLOCK as u64;
-        let offsets = [self.pages_offset, self.checksums_offset, self.slots_offset];
-        offsets.iter().all(|at| at.is_multiple_of(block))
-            && log_end <= self.pages_offset
-            && pages_end <= self.slots_offset
-            && (!self.has_checksums()
-                || (pages_end <= self.checksums_offset && checksums_end <= self.slots_offset))
+        let end = self.grown_at().next().map_or(self.superblock_c(), |g| g.at);
+        let all = self.areas();
+        let aligned = |at: u64| at.is_multiple_of(BLOCK as u64);
+        all.iter().all(|a| aligned(a.0))
+            && all.windows(2).all(|w| w[0].1 <= w[1].0)
+            && all.last().is_some_and(|a| a.1 <= end)
+            && (self.pages_offset > self.slots_offset) == self.areas_are_behind()
     }
 
     /// Whether every block has a checksum.
@@ -444,6 +448,8 @@ impl Geometry {
             journal_rows: 0,
             journal_bytes: 0,
             growths: [Growth::default(); MAX_GROWTHS],
+            pages_id: 0,
+            before: None,
         };
         let fits = |g: &mut Geometry, stripes: u64, log: u64| {
             g.stripes = stripes;

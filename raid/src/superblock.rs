@@ -11,8 +11,8 @@ use evenkeel_journal::{Buf, Lsn, MemberIndex};
 
 use crate::codec::Level;
 use crate::geometry::{
-    CACHE_BLOCKS_MAX, DISK_BYTES_END, Geometry, Growth, LogHome, MAX_JOURNALS, MEMBER_GRAIN,
-    SUPERBLOCK_BYTES,
+    Before, CACHE_BLOCKS_MAX, DISK_BYTES_END, Geometry, Growth, LogHome, MAX_JOURNALS,
+    MEMBER_GRAIN, SUPERBLOCK_BYTES,
 };
 use crate::status::MemberState;
 
@@ -25,7 +25,8 @@ pub const COMPAT_KNOWN: u64 = 0;
 /// Features that must be known to write.
 pub const RO_COMPAT_KNOWN: u64 = 0;
 /// Features that must be known at all.
-pub const INCOMPAT_KNOWN: u64 = JOURNAL_DEVICES | CHECKSUMS | SPARES | GROWN;
+pub const INCOMPAT_KNOWN: u64 =
+    JOURNAL_DEVICES | CHECKSUMS | SPARES | GROWN | GROWING | AREAS_BEHIND;
 /// Incompatible feature: there are journal devices.
 pub const JOURNAL_DEVICES: u64 = 1;
 /// Incompatible feature: every block has a checksum.
@@ -34,6 +35,10 @@ pub const CHECKSUMS: u64 = 2;
 pub const SPARES: u64 = 4;
 /// Incompatible feature: the members have grown, and hold stretches behind the first one.
 pub const GROWN: u64 = 8;
+/// Incompatible feature: columns were added, and stripes of the shape of before are in use.
+pub const GROWING: u64 = 16;
+/// Incompatible feature: columns were added at some time, and the pages lie behind the slots.
+pub const AREAS_BEHIND: u64 = 32;
 /// Entries for spares at most, free ones included.
 pub const MAX_SPARES: usize = 32;
 /// Bytes of a name at most.
@@ -52,6 +57,13 @@ const AT_HISTORY: usize = 512;
 const AT_MEMBERS: usize = 2048;
 const HISTORY_ENTRY: usize = 24;
 const MEMBER_ENTRY: usize = 56;
+/// What differs in the shape of before: k, then the rest behind the member table.
+const AT_BEFORE_DATA: usize = 344;
+const AT_PAGES_ID: usize = 16328;
+const AT_BEFORE_PAGES_ID: usize = 16344;
+const AT_BEFORE_STRIPES: usize = 16360;
+const AT_BEFORE_PAGES: usize = 16368;
+const AT_BEFORE_CHECKSUMS: usize = 16376;
 /// State of an entry that names no disk.
 const FREE: u8 = 0;
 
@@ -289,7 +301,17 @@ impl Superblock {
         let spares = self.members.len() - g.table();
         let has_spares = if spares > 0 { SPARES } else { 0 };
         let grown = if g.growths[0].at != 0 { GROWN } else { 0 };
-        put_u64(&mut b, 80, journals | checksums | has_spares | grown);
+        let growing = if g.before.is_some() { GROWING } else { 0 };
+        let behind = if g.areas_are_behind() { AREAS_BEHIND } else { 0 };
+        put_u64(&mut b, 80, journals | checksums | has_spares | grown | growing | behind);
+        put_u128(&mut b, AT_PAGES_ID, g.pages_id);
+        if let Some(before) = &g.before {
+            put_u16(&mut b, AT_BEFORE_DATA, before.data as u16);
+            put_u128(&mut b, AT_BEFORE_PAGES_ID, before.pages_id);
+            put_u64(&mut b, AT_BEFORE_STRIPES, before.stripes);
+            put_u64(&mut b, AT_BEFORE_PAGES, before.pages_offset);
+            put_u64(&mut b, AT_BEFORE_CHECKSUMS, before.checksums_offset);
+        }
         for (i, growth) in g.growths.iter().enumerate() {
             let at = AT_GROWTHS + i * GROWTH_BYTES;
             put_u32(&mut b, at, growth.stripes);
@@ -378,6 +400,14 @@ impl Superblock {
                 let (stripes, slots) = (get_u32(b, at), get_u32(b, at + 4));
                 Growth { stripes, slots, at: get_u64(b, at + 8) }
             }),
+            pages_id: get_u128(b, AT_PAGES_ID),
+            before: (get_u64(b, 80) & GROWING != 0).then(|| Before {
+                data: usize::from(get_u16(b, AT_BEFORE_DATA)),
+                stripes: get_u64(b, AT_BEFORE_STRIPES),
+                pages_offset: get_u64(b, AT_BEFORE_PAGES),
+                checksums_offset: get_u64(b, AT_BEFORE_CHECKSUMS),
+                pages_id: get_u128(b, AT_BEFORE_PAGES_ID),
+            }),
         };
         let index = get_u16(b, 158);
         let spares = usize::from(get_u16(b, 324));
@@ -405,6 +435,8 @@ impl Superblock {
             && geometry.pages_offset < DISK_BYTES_END
             && geometry.slots_offset < DISK_BYTES_END
             && geometry.checksums_offset < DISK_BYTES_END
+            && geometry.areas_are_behind() == (get_u64(b, 80) & AREAS_BEHIND != 0)
+            && geometry.before_is_sane()
             && geometry.areas_are_apart()
             && checksums_are_sane(&geometry, get_u64(b, 80) & CHECKSUMS != 0, get_u64(b, 224))
             && geometry.cache_blocks <= CACHE_BLOCKS_MAX;

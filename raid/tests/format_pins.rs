@@ -29,8 +29,9 @@ use evenkeel_raid::page::{
 use evenkeel_raid::scrub::{RUN_BYTES, RUN_CHECK_ONLY, Run, RunState, ScrubPage, Tally};
 use evenkeel_raid::status::MemberState;
 use evenkeel_raid::superblock::{
-    CHECKSUMS, COMPAT_KNOWN, Filling, GROWN, HISTORY, INCOMPAT_KNOWN, JOURNAL_DEVICES, MAGIC,
-    MAX_SPARES, MemberEntry, NAME_MAX, Phase, RO_COMPAT_KNOWN, SPARES, Superblock, VERSION,
+    AREAS_BEHIND, CHECKSUMS, COMPAT_KNOWN, Filling, GROWING, GROWN, HISTORY, INCOMPAT_KNOWN,
+    JOURNAL_DEVICES, MAGIC, MAX_SPARES, MemberEntry, NAME_MAX, Phase, RO_COMPAT_KNOWN, SPARES,
+    Superblock, VERSION,
 };
 
 // ---- the tables of the page ----
@@ -129,6 +130,8 @@ fn the_constants_are_those_of_the_page() {
         ("SPARES", SPARES.to_string()),
         ("MAX_SPARES", MAX_SPARES.to_string()),
         ("GROWN", GROWN.to_string()),
+        ("GROWING", GROWING.to_string()),
+        ("AREAS_BEHIND", AREAS_BEHIND.to_string()),
         ("MAX_GROWTHS", MAX_GROWTHS.to_string()),
         ("PAGE_HEAD", PAGE_HEAD.to_string()),
         ("ENTRY_BYTES", ENTRY_BYTES.to_string()),
@@ -222,6 +225,25 @@ fn a_superblock_of_a_grown_array_lies_as_the_page_says() {
 }
 
 #[test]
+fn a_superblock_with_more_columns_lies_as_the_page_says() {
+    let (mut s, mut states) = sample();
+    for (i, more) in [1, 2].into_iter().enumerate() {
+        let id = u128::MAX / 37 + i as u128;
+        s.geometry = s.geometry.alone().widened(more, id).expect("there is room");
+        for n in 0..more {
+            s.members.push(MemberEntry { uuid: id + 5 + n as u128, ..s.members[0] });
+            states.push(1);
+        }
+        superblock_lies(s.clone(), states.clone(), 5);
+        superblock_lies(
+            Superblock { geometry: s.geometry.alone(), ..s.clone() },
+            states.clone(),
+            7,
+        );
+    }
+}
+
+#[test]
 fn a_superblock_with_spares_lies_as_the_page_says() {
     let (mut s, mut states) = sample();
     let own = |i: u128| MemberEntry { uuid: u128::MAX / 5 + i, ..s.members[0] };
@@ -263,7 +285,12 @@ fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
         check("growth-entry", one, &fields);
         growths.extend_from_slice(one);
     }
-    let grown = if g.growths[0].at > 0 { GROWN } else { 0 };
+    let mut flags = if g.growths[0].at > 0 { GROWN } else { 0 };
+    flags |= if g.pages_id != 0 { AREAS_BEHIND } else { 0 };
+    flags |= if g.before.is_some() { GROWING } else { 0 };
+    let before = g.before.map_or((0, 0, 0, 0, 0), |b| {
+        (b.data, b.pages_id, b.stripes, b.pages_offset, b.checksums_offset)
+    });
     let mut table = Vec::new();
     for (m, state) in s.members.iter().zip(states) {
         let fields = [
@@ -289,7 +316,7 @@ fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
         ("bytes", le32(16384)),
         ("compat", le64(s.compat)),
         ("ro_compat", le64(s.ro_compat)),
-        ("incompat", le64(u64::from(g.journals > 0) | 2 | spares | grown)),
+        ("incompat", le64(u64::from(g.journals > 0) | 2 | spares | flags)),
         ("epoch", le64(s.epoch)),
         ("phase", le32(2)),
         ("epoch_flags", le32(3)),
@@ -297,9 +324,9 @@ fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
         ("parent", le128(s.parent)),
         ("generation", le32(s.generation)),
         ("level", vec![5]),
-        ("data", le16(4)),
+        ("data", le16(g.data as u16)),
         ("parity", le16(3)),
-        ("members", le16(7)),
+        ("members", le16(g.members() as u16)),
         ("index", le16(index.into())),
         ("chunk_blocks", le32(4)),
         ("block_bytes", le32(4096)),
@@ -324,11 +351,17 @@ fn superblock_lies(s: Superblock, states: Vec<u8>, index: u8) {
         ("log_home", vec![u8::from(g.log_home == LogHome::Journals)]),
         ("journal_rows", le64(g.journal_rows)),
         ("journal_bytes", le64(g.journal_bytes)),
+        ("before_data", le16(before.0 as u16)),
         ("name", s.name.clone().into_bytes()),
         ("growths", growths),
         ("host", le128(s.host)),
         ("history", history),
         ("table", filled_up(table, 255 * 56)),
+        ("pages_id", le128(g.pages_id)),
+        ("before_pages_id", le128(before.1)),
+        ("before_stripes", le64(before.2)),
+        ("before_pages", le64(before.3)),
+        ("before_checksums", le64(before.4)),
     ];
     check("superblock", &b, &fields);
     let back = Superblock::decode(&b, at).expect("it is valid");
@@ -434,6 +467,23 @@ fn areas_are_computed_as_the_page_says() {
             let home = Geometry { log_home: LogHome::Members, ..with }.log(1);
             let own = g.log(1);
             assert_eq!((home.rows, home.data, home.parity), (own.rows, own.data, own.parity));
+        }
+        // The wider shape of §2.
+        for (wide, more) in [(1usize, 2usize), (3, 1)] {
+            let Ok(w) = g.widened(more, wide as u128) else { continue };
+            let (n, m) = ((k + more + m) as u64, m as u64);
+            let maps = w.stripes.div_ceil(252);
+            let pages = maps + maps.div_ceil(32256);
+            let area = |pages: u64| pages.div_ceil(n) * (m + 1) * 2 * 4096;
+            let sums = 1 + (w.stripes * (chunk / 4096)).div_ceil(1008 / n);
+            assert_eq!((w.checksums_offset, w.pages_offset), {
+                let at = g.superblock_c() - area(sums);
+                (at, at - area(pages))
+            });
+            let slots = ((w.pages_offset - g.slots_offset) / chunk).min(g.slots);
+            assert_eq!((w.slots, w.slots_offset), (slots, g.slots_offset));
+            assert!(slots > g.stripes + 28 && w.stripes + 64 <= slots);
+            assert_eq!(w.stripe_blocks(), (k + more) as u64 * chunk / 4096);
         }
         // The smallest log of §11.
         let stripe_blocks = g.stripe_blocks();
