@@ -5,6 +5,7 @@ mod due_scrubs;
 mod extents;
 mod failing_members;
 mod grow;
+mod grow_columns;
 mod journal_devices;
 mod liars;
 mod log_damage;

@@ -58,6 +58,14 @@ pub enum Sabotage {
     ReserveForgotten,
     /// I2: the tail passes map entries that have no home.
     MapNotHome,
+    /// P4: a stripe is written to in part before it was moved out of the shape before.
+    WrittenBeforeMoved,
+    /// I4: a slot of the shape before is free when one stripe that it backs has a record of its own.
+    BeforeGivenUpEarly,
+    /// I6: an epoch names a wider shape whose root pages are not there.
+    WidenedWithoutRoots,
+    /// P1: the shape before is forgotten before all that was moved is durable.
+    ForgottenBeforeMoved,
     /// I9: how far a member is filled is written down before it is so.
     FilledTooEarly,
     /// I9: it is written down before the log says durably where the filled stripes lie.
@@ -84,7 +92,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them, with the names that tests use.
-    pub const ALL: [(&'static str, Sabotage); 38] = [
+    pub const ALL: [(&'static str, Sabotage); 42] = [
         ("parity-not-logged", Sabotage::ParityNotLogged),
         ("tail-before-flush", Sabotage::TailBeforeFlush),
         ("tail-reuse", Sabotage::TailReuse),
@@ -121,6 +129,10 @@ impl Sabotage {
         ("not-mirrored", Sabotage::NotMirrored),
         ("changes-forgotten", Sabotage::ChangesForgotten),
         ("grown-before-epoch", Sabotage::GrownBeforeEpoch),
+        ("written-before-moved", Sabotage::WrittenBeforeMoved),
+        ("before-given-up-early", Sabotage::BeforeGivenUpEarly),
+        ("forgotten-before-moved", Sabotage::ForgottenBeforeMoved),
+        ("widened-without-roots", Sabotage::WidenedWithoutRoots),
         ("head-before-records", Sabotage::HeadBeforeRecords),
         ("stale-ring", Sabotage::StaleRing),
     ];

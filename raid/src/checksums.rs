@@ -165,7 +165,8 @@ pub(crate) struct SumSnapshot {
 /// The table of an array; empty and without effect where it has no checksums.
 pub(crate) struct Checksums {
     g: Geometry,
-    array: u128,
+    /// What its pages bear.
+    id: u128,
     unsaved: BTreeMap<Stripe, Unsaved>,
     unsaved_bytes: u64,
     most_unsaved: u64,
@@ -186,8 +187,8 @@ impl Checksums {
         let memory = memory.max(LEAST_MEMORY);
         let most_unsaved = memory / UNSAVED_SHARE;
         Checksums {
+            id: g.pages_are_of(array),
             g,
-            array,
             unsaved_bytes: unsaved.values().map(Unsaved::bytes).sum(),
             unsaved,
             most_unsaved,
@@ -403,7 +404,7 @@ impl Checksums {
                 None => b[PAGE_HEAD..].chunks_mut(4).for_each(|s| put_u32(s, 0, LOST_SUM)),
             }
             let head = Head { kind: PAGE_CHECKSUMS, page: *page, place, generation: lsn.0, lsn };
-            head.put(self.array, &mut b);
+            head.put(self.id, &mut b);
             let of_page = self.stripes_of_page(*page);
             for (stripe, u) in self.unsaved.range(Stripe(of_page.start)..Stripe(of_page.end)) {
                 let mut put = |row: u32, column: usize, sum: u32| {

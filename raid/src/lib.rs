@@ -32,7 +32,7 @@ mod unflushed;
 pub use array::{
     Added, Array, Created, Extent, Grown, MAX_REQUEST, MAX_TRANSACTION, Transaction,
     TransactionBound, TransactionError, TransactionSize, assemble, create, create_with_journals,
-    locate, plan,
+    locate, plan, widen,
 };
 pub use error::{ArrayError, ErrorKind, RequestError};
 pub use event::{Event, EventKind};

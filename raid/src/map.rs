@@ -44,7 +44,8 @@ struct Page {
 /// The map of a running array.
 pub struct Map {
     geometry: Geometry,
-    array: u128,
+    /// What its pages bear.
+    id: u128,
     entries: Vec<Entry>,
     mapped: u64,
     unsaved: BTreeMap<u64, Unsaved>,
@@ -70,7 +71,7 @@ impl Map {
         let pages = (geometry.map_pages() + geometry.root_pages()) as usize;
         Map {
             geometry,
-            array,
+            id: geometry.pages_are_of(array),
             entries: vec![Entry::default(); geometry.stripes as usize],
             mapped: 0,
             unsaved: BTreeMap::new(),
@@ -232,7 +233,7 @@ impl Map {
         let old = self.pages[page as usize];
         let (generation, place) = (old.generation + 1, 1 - old.place);
         let head = Head { kind: PAGE_MAP, page, place, generation, lsn };
-        let mut b = head.page(self.array);
+        let mut b = head.page(self.id);
         let first = nth * PAGE_ENTRIES;
         let last = (first + PAGE_ENTRIES).min(self.geometry.stripes);
         for (i, e) in self.entries[first as usize..last as usize].iter().enumerate() {
@@ -296,11 +297,21 @@ impl Map {
         self.root_with(page, self.pages[page as usize], own, lsn)
     }
 
+    /// All root pages of a shape in which nothing has a slot yet, as they are written first.
+    #[must_use]
+    pub fn empty_roots(geometry: &Geometry, array: u128, lsn: Lsn) -> Vec<PageWrite> {
+        let one = Geometry { stripes: 1, ..*geometry };
+        let bits = vec![0; (ROOT_BITS / 64) as usize];
+        let map = Map::empty(one, array);
+        let pages = (0..geometry.root_pages()).map(|root| geometry.page_of_root(root));
+        pages.map(|page| map.root_with(page, Page::default(), &bits, lsn)).collect()
+    }
+
     /// A root page with these bits, after what lies at its home.
     fn root_with(&self, page: u64, old: Page, bits: &[u64], lsn: Lsn) -> PageWrite {
         let (generation, place) = (old.generation + 1, 1 - old.place);
         let head = Head { kind: PAGE_ROOT, page, place, generation, lsn };
-        let mut b = head.page(self.array);
+        let mut b = head.page(self.id);
         for (i, word) in bits.iter().enumerate() {
             put_u64(&mut b, PAGE_HEAD + i * 8, *word);
         }
@@ -351,7 +362,7 @@ impl Map {
                     let Some(block) = block else { continue };
                     let at = at + (i * BLOCK) as u64;
                     let Some(Head { kind, page, place, generation, .. }) =
-                        page::decode(&block, array)
+                        page::decode(&block, map.id)
                     else {
                         continue;
                     };

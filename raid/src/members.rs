@@ -394,9 +394,14 @@ impl<W: World> Members<W> {
     }
 
     /// UUID of the array.
-    #[must_use]
     pub fn superblock_array(&self) -> u128 {
         self.0.superblock.borrow().array
+    }
+
+    /// The identity that pages bear.
+    pub fn pages_are_of(&self) -> u128 {
+        let s = self.0.superblock.borrow();
+        s.geometry.pages_are_of(s.array)
     }
 
     /// How many blocks and pages of a member were not what their checksums say, and how many of

@@ -127,6 +127,19 @@ pub struct RebuildStatus {
     pub eta_s: Option<u64>,
 }
 
+/// Stripes that are moved to a wider shape (`grow --add`).
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct GrowStatus {
+    /// Bytes of the device that lie in the wider shape by now, or hold nothing.
+    pub done_bytes: u64,
+    /// Bytes of the device.
+    pub total_bytes: u64,
+    /// Bytes a second over the last while; 0 while it is not known.
+    pub bytes_per_s: u64,
+    /// Seconds left at this rate; none while it is not known.
+    pub eta_s: Option<u64>,
+}
+
 /// A scrub that goes on, or the last one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ScrubStatus {
@@ -236,6 +249,9 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// The rebuild that goes on.
     pub rebuild: Option<RebuildStatus>,
+    /// The growth by columns that goes on.
+    #[serde(default)]
+    pub grow: Option<GrowStatus>,
     /// The scrub.
     pub scrub: Option<ScrubStatus>,
     /// The disk log.

@@ -69,6 +69,10 @@ impl<W: World> Array<W> {
         let g = &self.0.geometry.get();
         let all = pieces(g, block, count);
         let whole = |p: &Piece| u64::from(p.count) == g.stripe_blocks();
+        // 0. While columns are added: parts of stripes out of the shape before first.
+        let in_part: Vec<Piece> =
+            pieces(g, block, count).into_iter().filter(|p| !whole(p)).collect();
+        self.move_first(&in_part, false).await?;
         // 1. Room: an Unmap for every run of stripes at the worst, a Write for either end.
         let unmaps = all.iter().filter(|p| whole(p)).count();
         let parts = all.len() - unmaps;
@@ -83,6 +87,7 @@ impl<W: World> Array<W> {
         // that came before in one stripe must not count as the later one in the next.
         let holds = |s: Stripe| {
             self.0.map.borrow().get(s).slot.is_some()
+                || self.is_backed(s)
                 || self.0.cache.borrow().stripes.contains_key(&s)
         };
         let mut guards = Vec::new();
@@ -106,7 +111,8 @@ impl<W: World> Array<W> {
         let mut items: Vec<Item> = Vec::new();
         let mut done: Vec<&Piece> = Vec::new();
         for p in &all {
-            let mapped = self.0.map.borrow().get(p.stripe).slot.is_some();
+            let mapped =
+                self.0.map.borrow().get(p.stripe).slot.is_some() || self.is_backed(p.stripe);
             let dirty = self.0.cache.borrow().stripes.contains_key(&p.stripe);
             if !mapped && !dirty {
                 continue;

@@ -54,8 +54,10 @@ impl<W: World> Array<W> {
         let mut list = Vec::new();
         for stripe in first..=last {
             let is_dirty = dirty.next_if(|d| *d.0 == Stripe(stripe)).is_some();
-            let mapped =
-                is_dirty || map.get(Stripe(stripe)).slot.is_some() || lost.any_of(Stripe(stripe));
+            let mapped = is_dirty
+                || map.get(Stripe(stripe)).slot.is_some()
+                || lost.any_of(Stripe(stripe))
+                || self.is_backed(Stripe(stripe));
             let from = at.max(stripe * stripe_bytes);
             let bytes = end.min((stripe + 1) * stripe_bytes) - from;
             Extent { bytes, mapped }.append_to(&mut list);

@@ -93,12 +93,12 @@ impl<W: World> Array<W> {
         join_all(asked.collect()).await.into_iter().collect()
     }
 
-    /// The smallest disk among members and spares, and its bytes. All members have to be there.
-    fn smallest(&self) -> Result<(String, u64), ArrayError> {
+    /// Whether all members are there, and none is being filled.
+    pub(super) fn is_whole(&self) -> Result<(), ArrayError> {
         let (g, members) = (self.0.geometry.get(), &self.0.members);
         let of = |m: &MemberIndex| members.describe(*m);
-        let table = (0..g.table() as u8).map(MemberIndex);
-        if let Some(out) = table.clone().find(|m| of(m).0 != MemberState::Active) {
+        let mut table = (0..g.table() as u8).map(MemberIndex);
+        if let Some(out) = table.find(|m| of(m).0 != MemberState::Active) {
             let (state, path, ..) = of(&out);
             let path = if path.is_empty() { String::new() } else { format!(" ({path})") };
             return refuse(
@@ -117,6 +117,14 @@ impl<W: World> Array<W> {
                 format!("{path} is being filled. Wait for it first (evenkeel wait NAME rebuild)."),
             );
         }
+        Ok(())
+    }
+
+    /// The smallest disk among members and spares, and its bytes. All members have to be there.
+    fn smallest(&self) -> Result<(String, u64), ArrayError> {
+        self.is_whole()?;
+        let (g, members) = (self.0.geometry.get(), &self.0.members);
+        let table = (0..g.table() as u8).map(MemberIndex);
         let used = table.take(g.members()).chain(members.those(|m| m.state == MemberState::Spare));
         let facts = used.filter_map(|m| Some(members.disk(m)?.facts()));
         let smallest = facts.min_by_key(|f| f.bytes).expect("all members are there");

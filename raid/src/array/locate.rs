@@ -3,17 +3,20 @@
 use std::collections::HashSet;
 
 use evenkeel_journal::replay::LogReader;
-use evenkeel_journal::{MemberIndex, Stripe, World};
+use evenkeel_journal::{BLOCK, Lsn, MemberIndex, Stripe, World};
 
 use super::Array;
+use super::before::Plane;
 use super::salvage::Salvage;
 use super::start::{Current, assemble_in_time, current, find_ring};
 use crate::error::{ArrayError, ErrorKind};
+use crate::geometry::Geometry;
 use crate::hung::IO_TIMEOUT;
 use crate::locate::{Known, Located};
 use crate::map::Map;
-use crate::options::Progress;
+use crate::options::{Progress, StartOptions};
 use crate::replay::recover;
+use crate::superblock::Superblock;
 
 impl<W: World> Array<W> {
     /// Where a byte of the device lies at this moment.
@@ -22,14 +25,22 @@ impl<W: World> Array<W> {
     /// `Usage` if the device has no such byte.
     pub fn locate(&self, byte: u64) -> Result<Located, ArrayError> {
         let inner = &self.0;
+        let (sb, g) = (inner.members.superblock(), inner.geometry.get());
+        let newest = |stripe: Stripe| inner.map.borrow().get(stripe).lsn;
+        let before = self.before().filter(|plane| is_of_before(plane, &g, byte, newest));
         Known {
-            superblock: &inner.members.superblock(),
+            superblock: &by_shape_of(&sb, before.as_deref()),
             member: &|m| {
                 let (state, path, ..) = inner.members.describe(m);
                 (state, path)
             },
-            slot: &|stripe| inner.map.borrow().get(stripe).slot,
-            dirty: &|stripe, block| inner.cache.borrow().get(stripe, block).is_some(),
+            slot: &|stripe| match &before {
+                Some(plane) => plane.entry(stripe).slot,
+                None => inner.map.borrow().get(stripe).slot,
+            },
+            dirty: &|stripe, block| {
+                before.is_none() && inner.cache.borrow().get(stripe, block).is_some()
+            },
             unfinished: &|member, at| inner.members.is_overlaid(member, at),
         }
         .locate(byte)
@@ -59,13 +70,26 @@ pub async fn locate<W: World>(
     let reader = LogReader { members: &log_devices, geometry: g.log(s.array), code: &code };
     let survey = reader.survey(&|done, all| progress(Progress::ReadLog(done, all))).await;
     let salvage = Salvage { sb: s, force: false, moving };
-    let log = salvage.log(survey, &mut notices)?.contents;
-    let ring = find_ring(world, s, &log, &mut notices)?;
+    let kept = salvage.log(survey, &mut notices)?;
+    let ring = find_ring(world, s, &kept.contents, &mut notices)?;
     let (map, _) = Map::load(g, s.array, &members)
         .await
         .map_err(|why| ArrayError::new(ErrorKind::Failed, format!("The map is damaged: {why}.")))?;
-    let found = recover(&g, map, &log, ring.as_ref())
+    let found = recover(&g, map, &kept.contents, ring.as_ref())
         .map_err(|why| ArrayError::new(ErrorKind::LogDamaged, why))?;
+    let plane = match g.shape_before() {
+        None => None,
+        Some(old) => {
+            let (map, _) = Map::load(old, s.array, &members).await.map_err(|why| {
+                let text = format!("The map of the shape before is damaged: {why}.");
+                ArrayError::new(ErrorKind::Failed, text)
+            })?;
+            let options = StartOptions::default();
+            Some(kept.plane_before(&g, map, s, &options, &found, &mut notices)?)
+        }
+    };
+    let newest = |stripe: Stripe| found.map.get(stripe).lsn;
+    let before = plane.as_ref().filter(|plane| is_of_before(plane, &g, byte, newest));
     let mut unfinished: HashSet<(MemberIndex, u64)> = HashSet::new();
     for p in &found.parities {
         for r in &p.rows {
@@ -75,16 +99,37 @@ pub async fn locate<W: World>(
             }
         }
     }
-    let dirty = |stripe: Stripe, block: u32| found.dirty.contains_key(&(stripe, block));
+    let dirty =
+        |stripe: Stripe, block: u32| before.is_none() && found.dirty.contains_key(&(stripe, block));
     Known {
-        superblock: s,
+        superblock: &by_shape_of(s, before),
         member: &|m| {
             let (state, path, ..) = members.describe(m);
             (state, path)
         },
-        slot: &|stripe| found.map.get(stripe).slot,
+        slot: &|stripe| match before {
+            Some(plane) => plane.entry(stripe).slot,
+            None => found.map.get(stripe).slot,
+        },
         dirty: &dirty,
         unfinished: &|member, at| unfinished.contains(&(member, at)),
     }
     .locate(byte)
+}
+
+/// Whether a byte lies where the shape before has it, or that shape is to say that there is no such byte.
+fn is_of_before(plane: &Plane, g: &Geometry, byte: u64, newest: impl Fn(Stripe) -> Lsn) -> bool {
+    let block = byte / BLOCK as u64;
+    if block >= plane.g.device_blocks() {
+        return true;
+    }
+    let (stripe, _) = g.stripe_of(block);
+    plane.backs(stripe, newest(stripe))
+}
+
+/// What the epoch says, with the shape before if that is meant.
+fn by_shape_of(s: &Superblock, before: Option<&Plane>) -> Superblock {
+    let mut s = s.clone();
+    s.geometry = before.map_or(s.geometry, |plane| plane.g);
+    s
 }

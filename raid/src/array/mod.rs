@@ -12,9 +12,11 @@
 //! - `start.rs` from disks to a running array (replay); `create.rs`; `stop.rs`;
 //! - `salvage.rs` what a start refuses and what force gives up; `parity.rs` what makes up for it;
 //! - `locate.rs` where a byte of the device lies;
+//! - `grow.rs` larger members; `widen.rs` more of them; `before.rs` the shape that the array had;
 //! - `cache.rs`, `slots.rs`, `locks.rs` what they work on.
 
 mod background;
+mod before;
 mod cache;
 mod checkpoint;
 mod create;
@@ -38,6 +40,7 @@ mod stop;
 mod sums;
 mod takeover;
 mod transaction;
+mod widen;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -53,7 +56,7 @@ use evenkeel_journal::{BLOCK, Lsn, MemberIndex, Slot, Stripe, World};
 use crate::error::{ArrayError, ErrorKind, RequestError};
 use crate::event::Event;
 use crate::geometry::Geometry;
-use crate::map::Map;
+use crate::map::{Entry, Map};
 use crate::members::{Members, Traffic};
 use crate::news;
 use crate::options::StartOptions;
@@ -70,7 +73,9 @@ pub use locate::locate;
 pub use rebuild::Added;
 pub use start::assemble;
 pub use transaction::{Transaction, TransactionBound, TransactionError, TransactionSize};
+pub use widen::widen;
 
+use before::Plane;
 use cache::{Cache, DirtyBlock};
 use locks::Locks;
 use lost::Marks;
@@ -78,6 +83,7 @@ use rebuild::Rebuild;
 use scrub::Scrub;
 use slots::Slots;
 use sums::Sums;
+use widen::Widening;
 
 /// Largest request that the device takes, in bytes.
 pub const MAX_REQUEST: usize = 1 << 20;
@@ -106,6 +112,9 @@ struct Inner<W: World> {
     sums: Sums,
     scrub: Scrub,
     rebuild: Rebuild,
+    /// The shape before, while stripes are moved from it.
+    before: RefCell<Option<Rc<Plane>>>,
+    widening: Widening,
     /// Stripes whose rows could not be read in place: the next destage places them.
     unreadable: RefCell<BTreeSet<Stripe>>,
     slots: Slots,
@@ -148,6 +157,7 @@ impl<W: World> Drop for Request<W> {
             let took = inner.world.now().saturating_sub(began);
             inner.scrub.courtesy.request_took(took);
             inner.rebuild.courtesy.request_took(took);
+            inner.widening.courtesy.request_took(took);
         }
         if self.generation < inner.generation.get() {
             inner.earlier.set(inner.earlier.get() - 1);
@@ -164,10 +174,11 @@ impl From<Halted> for RequestError {
 }
 
 impl<W: World> Array<W> {
-    /// Bytes of the device.
+    /// Bytes of the device: while stripes are moved to a wider shape, those of the shape before.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.0.geometry.get().device_blocks() * BLOCK as u64
+        let g = self.0.geometry.get();
+        g.shape_before().unwrap_or(g).device_blocks() * BLOCK as u64
     }
 
     /// Shape of the array.
@@ -245,7 +256,8 @@ impl<W: World> Array<W> {
         if writes {
             self.0.begun.set(self.0.begun.get() + 1);
         }
-        let measured = self.0.scrub.is_running() || self.0.rebuild.is_running();
+        let measured =
+            self.0.scrub.is_running() || self.0.rebuild.is_running() || self.is_growing();
         let began = measured.then(|| self.0.world.now());
         Ok(Request { array: self.clone(), generation: self.0.generation.get(), began })
     }
@@ -292,12 +304,14 @@ impl<W: World> Array<W> {
             Some((_, crcs)) => self.0.sums.table.borrow_mut().placed(stripe, lsn, crcs),
             None => self.0.sums.table.borrow_mut().unmapped(stripe),
         }
-        let old = self.0.map.borrow().get(stripe).slot;
+        let Entry { slot: old, lsn: newest } = self.0.map.borrow().get(stripe);
         let released = self.0.map.borrow_mut().moved(stripe, slot, lsn);
         for held in released {
             journal.when_durable(lsn, Release::Hold(held));
         }
-        if let Some(old) = old {
+        let before = self.before().filter(|_| newest == Lsn(0));
+        let of_before = before.map_or_else(Vec::new, |plane| plane.has_a_record(stripe));
+        for old in old.into_iter().chain(of_before) {
             let slots = self.0.slots.clone();
             if broken(Sabotage::SlotReuse) {
                 slots.free(old);
@@ -429,6 +443,7 @@ impl<W: World> Array<W> {
             can_lose: self.can_lose() as u32,
             members: members.collect(),
             rebuild: self.rebuild_status(),
+            grow: self.grow_status(),
             scrub: self.scrub_status(),
             log: LogStatus { size_bytes: rows * row_bytes, used_bytes: used * row_bytes },
             cache: CacheStatus {
@@ -437,7 +452,7 @@ impl<W: World> Array<W> {
             },
             stripes: StripesStatus {
                 total: g.stripes,
-                mapped: self.0.map.borrow().mapped(),
+                mapped: self.0.map.borrow().mapped() + self.before().map_or(0, |b| b.left()),
                 lost_blocks: self.0.lost.borrow().len(),
             },
             replay: self.0.replay.get(),

@@ -3,10 +3,13 @@
 //! give, or gives wrong, is rebuilt from k others under the stripe's lock, so that a row is never
 //! rebuilt while its destage is under way (`rows.rs`).
 
+use std::rc::Rc;
+
 use evenkeel_journal::sync::{join_all, join2};
 use evenkeel_journal::{BLOCK, Buf, Lsn, Slot, Stripe, World};
 
 use super::Array;
+use super::before::{OldRun, Plane};
 use super::slots::Pin;
 use super::write::pieces;
 use crate::checksums::{Verdict, verdict};
@@ -42,6 +45,8 @@ enum Source {
     /// EIO until overwritten.
     Lost,
     Slot(Slot),
+    /// Where the shape before has it.
+    Before(Rc<Plane>),
 }
 
 impl<W: World> Array<W> {
@@ -78,6 +83,9 @@ impl<W: World> Array<W> {
         if self.0.lost.borrow().contains(stripe, block) {
             return Source::Lost;
         }
+        if let Some(plane) = self.before().filter(|_| self.is_backed(stripe)) {
+            return Source::Before(plane);
+        }
         self.0.map.borrow().get(stripe).slot.map_or(Source::Zero, Source::Slot)
     }
 
@@ -89,7 +97,17 @@ impl<W: World> Array<W> {
     ) -> (Result<(), RequestError>, Buf) {
         let g = &self.0.geometry.get();
         let mut runs: Vec<Run> = Vec::new();
+        let mut old: Vec<(Rc<Plane>, usize, Vec<OldRun>)> = Vec::new();
         for p in pieces(g, block, count) {
+            if let Source::Before(plane) = self.source(p.stripe, p.first) {
+                // All of it: what is written to a stripe moves it first.
+                let bytes = p.from..p.from + p.count as usize * BLOCK;
+                buf[bytes].fill(0);
+                let first = p.stripe.0 * g.stripe_blocks() + u64::from(p.first);
+                let found = self.runs_before(&plane, first, u64::from(p.count));
+                old.push((plane, p.from, found));
+                continue;
+            }
             for i in 0..p.count {
                 let to = p.from + i as usize * BLOCK;
                 let out = &mut buf[to..to + BLOCK];
@@ -97,6 +115,7 @@ impl<W: World> Array<W> {
                     Source::Cache(bytes) => out.copy_from_slice(&bytes),
                     Source::Zero => out.fill(0),
                     Source::Lost => return (Err(RequestError::Io), buf),
+                    Source::Before(_) => unreachable!("a stripe is backed as a whole"),
                     Source::Slot(slot) => {
                         let (column, row) = g.column_row(p.first + i);
                         if let Some(r) = runs.last_mut()
@@ -113,6 +132,11 @@ impl<W: World> Array<W> {
                         runs.push(run);
                     }
                 }
+            }
+        }
+        for (plane, from, found) in &old {
+            if let Err(e) = self.read_before(plane, found, &mut buf[*from..]).await {
+                return (Err(e), buf);
             }
         }
         self.read_ahead(block, count);
@@ -212,6 +236,7 @@ impl<W: World> Array<W> {
                     continue;
                 }
                 Source::Lost => return Err(RequestError::Io),
+                Source::Before(_) => unreachable!("it had a slot, so it has a record"),
             };
             // All rows in a row that lie in the slot.
             let more = (done + 1..run.rows)
@@ -269,6 +294,13 @@ impl<W: World> Array<W> {
         match self.source(stripe, block) {
             Source::Zero => Ok(Buf::zeroed(BLOCK)),
             Source::Lost => Err(RequestError::Io),
+            Source::Before(plane) => {
+                let g = &self.0.geometry.get();
+                let first = stripe.0 * g.stripe_blocks() + u64::from(block);
+                let mut b = Buf::zeroed(BLOCK);
+                self.read_before(&plane, &self.runs_before(&plane, first, 1), &mut b).await?;
+                Ok(b)
+            }
             Source::Cache(bytes) => {
                 let mut b = Buf::new(BLOCK);
                 b.copy_from_slice(&bytes);

@@ -204,6 +204,10 @@ impl<W: World> Array<W> {
     /// Fills what is to be filled: a few stripes, or what is left when these are done. False: nothing is
     /// to be filled, or not yet.
     async fn fill_some(&self) -> Result<bool, Break> {
+        if self.is_growing() {
+            // Stripes of the shape before are not filled: what is out is filled when they are moved.
+            return Ok(false);
+        }
         let g = &self.0.geometry.get();
         let of_stripe = g.chunk_bytes() * g.members() as u64;
         let most = (BYTES_AT_ONCE / of_stripe).clamp(1, STRIPES_AT_ONCE as u64) as usize;

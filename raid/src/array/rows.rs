@@ -11,8 +11,19 @@ use evenkeel_journal::sync::join_all;
 use evenkeel_journal::{BLOCK, Buf, MemberIndex, Slice, Slot, Stripe, World};
 
 use super::Array;
+use super::before::Plane;
 use crate::checksums::{Verdict, verdict};
 use crate::error::RequestError;
+use crate::geometry::Geometry;
+
+/// By which shape a slot is read.
+#[derive(Clone, Copy)]
+pub(super) enum View<'a> {
+    /// By the one of now: under the stripe's lock.
+    Now,
+    /// By the one of before: under a pin of the slot, in which nothing changes.
+    Before(&'a Plane),
+}
 
 /// Rows of some columns, as they should be.
 pub(super) struct Rows {
@@ -86,9 +97,25 @@ impl<W: World> Array<W> {
         rows: u32,
         wanted: &[usize],
     ) -> Result<Rows, RequestError> {
+        self.read_rows_by(View::Now, stripe, slot, row, rows, wanted).await
+    }
+
+    /// The same, by either shape.
+    ///
+    /// # Errors
+    /// `Io` if too much of a row is gone or wrong.
+    pub(super) async fn read_rows_by(
+        &self,
+        view: View<'_>,
+        stripe: Stripe,
+        slot: Slot,
+        row: u32,
+        rows: u32,
+        wanted: &[usize],
+    ) -> Result<Rows, RequestError> {
         let mut tries = 0;
         loop {
-            let found = self.read_rows_now(stripe, slot, row, rows, wanted).await;
+            let found = self.read_rows_once(view, stripe, slot, row, rows, wanted).await;
             if found.is_ok() || !self.0.members.may_be_read_again(tries).await {
                 return found;
             }
@@ -96,15 +123,37 @@ impl<W: World> Array<W> {
         }
     }
 
-    async fn read_rows_now(
+    fn shape_of(&self, view: View<'_>) -> Geometry {
+        match view {
+            View::Now => self.0.geometry.get(),
+            View::Before(plane) => plane.g,
+        }
+    }
+
+    async fn sums_by(
         &self,
+        view: View<'_>,
+        stripe: Stripe,
+        column: usize,
+        row: u32,
+        rows: u32,
+    ) -> Option<Vec<u32>> {
+        match view {
+            View::Now => self.sums_of(stripe, column, row, rows).await,
+            View::Before(plane) => self.sums_before(plane, stripe, column, row, rows).await,
+        }
+    }
+
+    async fn read_rows_once(
+        &self,
+        view: View<'_>,
         stripe: Stripe,
         slot: Slot,
         row: u32,
         rows: u32,
         wanted: &[usize],
     ) -> Result<Rows, RequestError> {
-        let g = &self.0.geometry.get();
+        let g = &self.shape_of(view);
         let n = g.members();
         let mut found = Found {
             rows: rows as usize,
@@ -116,10 +165,10 @@ impl<W: World> Array<W> {
         };
         // First what is wanted; then as many others as are needed to rebuild the rest. Those that are
         // slow last, and not at all if the others are enough.
-        let around = |c: &usize| self.is_read_around(slot, *c);
+        let around = |c: &usize| self.is_read_around_by(view, slot, *c);
         let mut next: Vec<usize> = wanted.iter().copied().filter(|c| !around(c)).collect();
         loop {
-            self.read_columns(stripe, slot, row, &next, &mut found).await;
+            self.read_columns(view, stripe, slot, row, &next, &mut found).await;
             let short = found.short(wanted);
             let Some(least) = short.iter().map(|r| found.good_of_row(*r)).min() else {
                 break;
@@ -133,13 +182,13 @@ impl<W: World> Array<W> {
             left.truncate(g.data - least);
             next = left;
             if next.is_empty() {
-                self.too_much_is_wrong(stripe, slot, row, &found, &short);
+                self.too_much_is_wrong(view, stripe, slot, row, &found, &short);
                 return Err(RequestError::Io);
             }
         }
-        self.rebuild(stripe, row, wanted, &mut found).await?;
+        self.rebuild(view, stripe, row, wanted, &mut found).await?;
         if !found.bad.is_empty() {
-            self.heal(stripe, slot, row, &mut found).await;
+            self.heal(view, stripe, slot, row, &mut found).await;
         }
         let which = |c: usize| wanted.iter().position(|w| *w == c);
         let lost = found.lost.iter().filter_map(|(r, c)| Some((which(*c)?, row + *r as u32)));
@@ -150,7 +199,11 @@ impl<W: World> Array<W> {
 
     /// Whether a column's member is slow or silent, and enough others are there that are not.
     pub(super) fn is_read_around(&self, slot: Slot, column: usize) -> bool {
-        let (g, members) = (&self.0.geometry.get(), &self.0.members);
+        self.is_read_around_by(View::Now, slot, column)
+    }
+
+    fn is_read_around_by(&self, view: View<'_>, slot: Slot, column: usize) -> bool {
+        let (g, members) = (&self.shape_of(view), &self.0.members);
         let member = g.member_of(slot, column);
         if !members.is_avoided(member) {
             return false;
@@ -163,18 +216,19 @@ impl<W: World> Array<W> {
     /// Reads some columns, and compares each block with its checksum.
     async fn read_columns(
         &self,
+        view: View<'_>,
         stripe: Stripe,
         slot: Slot,
         row: u32,
         columns: &[usize],
         found: &mut Found,
     ) {
-        let g = &self.0.geometry.get();
+        let g = &self.shape_of(view);
         let (at, len) = (g.byte_of(slot, row), found.rows * BLOCK);
         let reads = columns.iter().map(|c| async move {
             let read = self.0.members.read(g.member_of(slot, *c), at, Buf::new(len)).await;
             let sums = if g.has_checksums() {
-                self.sums_of(stripe, *c, row, (len / BLOCK) as u32).await
+                self.sums_by(view, stripe, *c, row, (len / BLOCK) as u32).await
             } else {
                 Some(Vec::new())
             };
@@ -207,12 +261,17 @@ impl<W: World> Array<W> {
     /// Makes the wanted columns whole, and all blocks that are wrong.
     async fn rebuild(
         &self,
+        view: View<'_>,
         stripe: Stripe,
         row: u32,
         wanted: &[usize],
         found: &mut Found,
     ) -> Result<(), RequestError> {
-        let (g, code) = (&self.0.geometry.get(), self.0.members.code());
+        let g = &self.shape_of(view);
+        let code = match view {
+            View::Now => self.0.members.code(),
+            View::Before(plane) => &plane.code,
+        };
         let absent: Vec<usize> =
             wanted.iter().copied().filter(|c| found.columns[*c].is_none()).collect();
         if found.bad.is_empty() && absent.is_empty() {
@@ -220,7 +279,7 @@ impl<W: World> Array<W> {
         }
         for c in &absent {
             if g.has_checksums() && found.sums[*c].is_empty() {
-                let sums = self.sums_of(stripe, *c, row, found.rows as u32).await;
+                let sums = self.sums_by(view, stripe, *c, row, found.rows as u32).await;
                 found.sums[*c] = sums.ok_or(RequestError::Io)?;
             }
         }
@@ -289,8 +348,8 @@ impl<W: World> Array<W> {
 
     /// Writes blocks that were wrong and have been rebuilt to their members, reads them again, and
     /// counts. Whatever fails here, the answer to the reader is right.
-    async fn heal(&self, stripe: Stripe, slot: Slot, row: u32, found: &mut Found) {
-        let g = &self.0.geometry.get();
+    async fn heal(&self, view: View<'_>, stripe: Stripe, slot: Slot, row: u32, found: &mut Found) {
+        let g = &self.shape_of(view);
         for (r, c) in found.bad.clone() {
             let (member, at) = (g.member_of(slot, c), g.byte_of(slot, row + r as u32));
             let bytes = found.columns[c].as_ref().expect("it was read");
@@ -328,13 +387,14 @@ impl<W: World> Array<W> {
     /// Nobody can give some of these rows: counts what is wrong, and says where.
     fn too_much_is_wrong(
         &self,
+        view: View<'_>,
         stripe: Stripe,
         slot: Slot,
         row: u32,
         found: &Found,
         short: &[usize],
     ) {
-        let g = &self.0.geometry.get();
+        let g = &self.shape_of(view);
         for (r, c) in found.bad.iter().filter(|(r, _)| short.contains(r)) {
             let (member, at) = (g.member_of(slot, *c), g.byte_of(slot, row + *r as u32));
             let sum = found.sums[*c].get(*r).copied();

@@ -11,6 +11,9 @@ use evenkeel_journal::record::Record;
 use evenkeel_journal::replay::{LogContents, LogError, Survey};
 use evenkeel_journal::{BLOCK, CommitNumber, Lsn, RunIdentity, Slot, Stripe};
 
+use super::before::Plane;
+use crate::checksums::{Checksums, DEFAULT_MEMORY};
+use crate::codec::Code;
 use crate::error::{ArrayError, ErrorKind};
 use crate::geometry::Geometry;
 use crate::map::{Entry, Map};
@@ -22,6 +25,9 @@ use crate::superblock::Superblock;
 pub(super) const UNEVEN_READ_ONLY: &str = "Warning: parity may not fit its data, since a part of \
      the log was given up; a start that writes makes it right. Until then blocks of members that \
      are absent may be wrong.";
+
+/// Of the memory for checksums the shape before gets, on top, one of so many parts.
+const BEFORE_SHARE: u64 = 4;
 
 /// What is said when the log begins anew on the members.
 pub(super) const LOG_GOES_HOME: &str = "Warning: too few of the journal devices are here. The log \
@@ -115,7 +121,9 @@ impl Salvage<'_> {
             // What it still holds is in place, and older than what is there.
             contents.commits.clear();
             contents.anew = Some(contents.max_lsn);
-            if !(self.moving && damage == LogError::Missing) {
+            // Journal devices have other indices in a wider shape, so what they hold is another array's.
+            let elsewhere = self.moving || self.sb.geometry.before.is_some();
+            if !(elsewhere && damage == LogError::Missing) {
                 notices.push(format!(
                     "Warning: {what} The last stop had emptied it, so nothing is lost; the log \
                      begins anew."
@@ -273,6 +281,53 @@ impl Kept {
             });
         }
         Ok(recovered)
+    }
+}
+
+impl Kept {
+    /// The shape before, as it is in use beside what replay found.
+    ///
+    /// # Errors
+    /// Case VE: stripes of both shapes have one slot, and nothing of the log was given up.
+    pub(super) fn plane_before(
+        &self,
+        g: &Geometry,
+        map: Map,
+        sb: &Superblock,
+        options: &StartOptions,
+        recovered: &Recovered,
+        notices: &mut Vec<String>,
+    ) -> Result<Plane, ArrayError> {
+        let old = g.shape_before().expect("stripes of the shape before are in use");
+        let code = Code::new(old.level, old.data, old.parity).map_err(|e| {
+            ArrayError::new(ErrorKind::Unsupported, format!("The code of the shape before: {e}."))
+        })?;
+        let memory = options.checksum_cache.unwrap_or(DEFAULT_MEMORY) / BEFORE_SHARE;
+        let sums = Checksums::new(old, sb.array, memory, std::collections::BTreeMap::new());
+        let dirty: std::collections::HashSet<Stripe> =
+            recovered.dirty.keys().map(|(stripe, _)| *stripe).collect();
+        let now = &recovered.map;
+        let in_use = |s: Stripe| now.get(s).slot.is_some() || dirty.contains(&s);
+        let (plane, twice) = Plane::new(g, code, (map, sums), now, in_use);
+        if twice.is_empty() {
+            return Ok(plane);
+        }
+        let names: Vec<String> = twice.iter().map(Stripe::to_string).collect();
+        let names = names.join(", ");
+        if !self.lossy {
+            return Err(ArrayError::new(
+                ErrorKind::LogDamaged,
+                format!(
+                    "Map and log put stripes of the wider shape into the slots of the stripes {names} of \
+                     the shape before, which are still needed. Nothing was written."
+                ),
+            ));
+        }
+        notices.push(format!(
+            "Given up by force: the content of the stripes {names} of the shape before. Where they lay is \
+             in use by others; they read as zeros."
+        ));
+        Ok(plane)
     }
 }
 

@@ -138,6 +138,12 @@ impl<W: World> Array<W> {
         if self.0.scrub.is_running() {
             return refuse("A scrub of this array is under way already; it goes on as it was.");
         }
+        if self.is_growing() {
+            return refuse(
+                "Stripes are being moved to the disks that were added, and each is compared on its \
+                 way. No scrub was begun; wait for that first (evenkeel wait NAME grow).",
+            );
+        }
         let sums = self.0.geometry.get().has_checksums();
         self.0.members.tell(news::scrub_begins(&self.name(), check_only, sums, overdue));
         self.begin_scrub(Run::begun(check_only, self.0.world.wall_clock()));
@@ -326,7 +332,7 @@ impl<W: World> Array<W> {
         members.flush_members().await?;
         let (generation, place) = self.0.scrub.page.get();
         let (generation, place) = (generation + 1, 1 - place);
-        let bytes = page.encode(members.superblock_array(), place, generation).freeze();
+        let bytes = page.encode(members.pages_are_of(), place, generation).freeze();
         let writes = g
             .sum_page_copies(0, place)
             .into_iter()
@@ -348,7 +354,7 @@ impl<W: World> Array<W> {
         let places = [0, 1].into_iter().flat_map(|place| g.sum_page_copies(0, place));
         let reads = places.map(|(member, at)| members.read(member, at, Buf::new(BLOCK)));
         let found = join_all(reads.collect()).await.into_iter().flatten();
-        let pages = found.filter_map(|b| ScrubPage::decode(&b, members.superblock_array()));
+        let pages = found.filter_map(|b| ScrubPage::decode(&b, members.pages_are_of()));
         let (head, page) = pages.max_by_key(|(head, _)| head.generation)?;
         Some((head.generation, head.place, page))
     }

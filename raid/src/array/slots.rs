@@ -21,6 +21,8 @@ struct State {
     cursor: usize,
     pins: HashMap<Slot, u32>,
     freed_while_pinned: HashSet<Slot>,
+    /// Slots from this one on are not given out.
+    end: usize,
 }
 
 #[derive(Default)]
@@ -60,6 +62,12 @@ impl Promise {
     pub fn left(&self) -> usize {
         self.1
     }
+
+    /// A promise of `n` of them.
+    pub fn split_off(&mut self, n: usize) -> Promise {
+        self.1 = self.1.checked_sub(n).expect("a part of what was promised");
+        Promise(self.0.clone(), n)
+    }
 }
 
 impl Drop for Promise {
@@ -76,6 +84,7 @@ impl Slots {
         {
             let mut s = slots.0.state.borrow_mut();
             s.used = vec![false; count as usize];
+            s.end = count as usize;
             s.free = count as usize;
             for slot in used {
                 assert!(!s.used[slot.0 as usize], "I4: slot {slot} is used by two stripes");
@@ -93,6 +102,7 @@ impl Slots {
             let more =
                 (count as usize).checked_sub(s.used.len()).expect("no slot is lost by growing");
             s.used.resize(count as usize, false);
+            s.end = count as usize;
             s.free += more;
         }
         self.0.freed.notify();
@@ -130,7 +140,7 @@ impl Slots {
         let mut s = self.0.state.borrow_mut();
         s.reserved -= 1;
         s.free -= 1;
-        let n = s.used.len();
+        let n = s.end;
         let at = (0..n).map(|i| (s.cursor + i) % n).find(|i| !s.used[*i]);
         let at = at.expect("a promised slot is free");
         s.used[at] = true;
@@ -148,9 +158,30 @@ impl Slots {
                 return;
             }
             s.used[slot.0 as usize] = false;
-            s.free += 1;
+            s.free += usize::from((slot.0 as usize) < s.end);
         }
         self.0.freed.notify();
+    }
+
+    /// From now on slots from `end` on are not given out; or are again, if there are as many. False: too few
+    /// of the others are free for what has been promised.
+    pub fn use_up_to(&self, end: u64) -> bool {
+        let mut s = self.0.state.borrow_mut();
+        let (now, end) = (s.end, end as usize);
+        let free = |range: std::ops::Range<usize>| s.used[range].iter().filter(|u| !**u).count();
+        let (more, fewer) = (free(now..end.max(now)), free(end.min(now)..now));
+        if s.free + more < fewer + s.reserved {
+            return false;
+        }
+        s.free = s.free + more - fewer;
+        s.end = end;
+        s.cursor = if s.cursor < end { s.cursor } else { 0 };
+        true
+    }
+
+    /// Whether a slot from this one on is in use.
+    pub fn are_used_from(&self, first: u64) -> bool {
+        self.0.state.borrow().used[first as usize..].iter().any(|u| *u)
     }
 
     /// Keeps the slot while the pin lives.

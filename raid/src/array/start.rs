@@ -22,6 +22,7 @@ use evenkeel_journal::sabotage::{Sabotage, broken};
 use evenkeel_journal::sync::{Lock, Signal, join_all};
 use evenkeel_journal::{Bounded, Buf, CommitNumber, Disk, DiskError, Lsn, MemberIndex, World};
 
+use super::before::Plane;
 use super::create::no_ring_memory;
 use super::locks::Locks;
 use super::lost::Marks;
@@ -33,6 +34,7 @@ use super::scrub::Scrub;
 use super::slots::Slots;
 use super::sums::{Sums, newest_sum_page};
 use super::takeover::{State, check_places, damaged, must_fence};
+use super::widen::Widening;
 use super::{Array, Inner};
 use crate::array::cache::Cache;
 use crate::checksums::{Checksums, DEFAULT_MEMORY};
@@ -368,6 +370,20 @@ impl<W: World> Array<W> {
             }
         };
         let recovered = log.one_stripe_a_slot(recovered, &mut notices)?;
+        let mut repairs = repairs;
+        let before = match g.shape_before() {
+            None => None,
+            Some(old) => {
+                let loaded = Map::load(old, sb.array, &members).await.map_err(|why| {
+                    let message = format!(
+                        "The map of the shape before is damaged: {why}. Nothing was written."
+                    );
+                    ArrayError::new(ErrorKind::Failed, message)
+                })?;
+                repairs.extend(loaded.1);
+                Some(log.plane_before(&g, loaded.0, &sb, options, &recovered, &mut notices)?)
+            }
+        };
         let uneven = log.lossy || sb.uneven;
         if uneven && options.read_only {
             notices.push(UNEVEN_READ_ONLY.into());
@@ -404,7 +420,7 @@ impl<W: World> Array<W> {
         }
 
         let running =
-            Started { world, options, sb: &sb, g, began, progress, uneven, fence, notices };
+            Started { world, options, sb: &sb, g, before, began, progress, uneven, fence, notices };
         running.go(members, &reader, &log, old_ring, recovered).await.map(Ok)
     }
 }
@@ -520,6 +536,8 @@ struct Started<'a, W: World> {
     options: &'a StartOptions,
     sb: &'a Superblock,
     g: Geometry,
+    /// The shape before, while stripes are moved from it.
+    before: Option<Plane>,
     began: std::time::Duration,
     progress: &'a dyn Fn(Progress),
     /// Parity has to be made right before requests are taken.
@@ -561,7 +579,8 @@ impl<W: World> Started<'_, W> {
             torn_tail_bytes: log.torn_bytes,
             seconds: 0.0,
         };
-        let slots = Slots::new(g.slots, recovered.map.slots());
+        let of_before = self.before.iter().flat_map(Plane::slots);
+        let slots = Slots::new(g.slots, recovered.map.slots().chain(of_before));
         let state = State {
             dirty: recovered.dirty,
             adopted: recovered.adopted,
@@ -581,6 +600,8 @@ impl<W: World> Started<'_, W> {
             sums: Sums::new(sums),
             scrub: Scrub::new(),
             rebuild: Rebuild::new(),
+            before: RefCell::new(self.before.map(Rc::new)),
+            widening: Widening::new(),
             unreadable: RefCell::default(),
             slots,
             locks: Locks::default(),
@@ -633,6 +654,7 @@ impl<W: World> Started<'_, W> {
             array.spawn_destage();
             array.wake_destage();
             array.spawn_rebuild();
+            array.spawn_moving();
         }
         array.resume_scrub().await;
         array.spawn_scrub_clock();

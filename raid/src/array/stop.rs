@@ -19,6 +19,7 @@ impl<W: World> Array<W> {
         }
         self.leave_scrub().await;
         self.leave_rebuild().await;
+        self.leave_moving().await;
         let done = if self.0.options.read_only { Ok(()) } else { self.empty_the_log().await };
         self.0.stopped.set(true);
         self.0.journal.halt();

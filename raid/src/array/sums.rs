@@ -206,13 +206,15 @@ impl<W: World> Array<W> {
         // A slow one last.
         copies.sort_by_key(|c| self.0.members.is_avoided(c.0));
         let (first, others) = copies.split_first()?;
-        let one = self.read_sum_places(page, *first).await;
+        let id = self.0.members.pages_are_of();
+        let one = self.read_sum_places(id, page, *first).await;
         if let Some((head, bytes)) = &one.newest
             && head.lsn >= required
         {
             return Some(SumPage::found(Some(*head), bytes.clone()));
         }
-        let more = join_all(others.iter().map(|c| self.read_sum_places(page, *c)).collect()).await;
+        let more =
+            join_all(others.iter().map(|c| self.read_sum_places(id, page, *c)).collect()).await;
         let all: Vec<SumCopy> = std::iter::once(one).chain(more).collect();
         let newest = all.iter().filter_map(|c| c.newest.as_ref());
         let newest = newest.max_by_key(|(h, _)| h.lsn).cloned();
@@ -272,12 +274,13 @@ impl<W: World> Array<W> {
         page: u64,
         copy: (MemberIndex, u64),
     ) -> Option<(Head, Slice)> {
-        self.read_sum_places(page, copy).await.newest
+        self.read_sum_places(self.0.members.pages_are_of(), page, copy).await.newest
     }
 
-    /// A copy, both places of it.
+    /// A copy, both places of it, of a page that bears this identity.
     pub(super) async fn read_sum_places(
         &self,
+        id: u128,
         page: u64,
         (member, at): (MemberIndex, u64),
     ) -> SumCopy {
@@ -293,9 +296,8 @@ impl<W: World> Array<W> {
                 some.into_iter().flatten().map(Buf::freeze).collect()
             }
         };
-        let array = self.0.members.superblock_array();
         let right = |b: &Slice| {
-            let head = page::decode(b, array)?;
+            let head = page::decode(b, id)?;
             let here = head.kind == PAGE_CHECKSUMS && head.page == page;
             here.then(|| (head, b.clone()))
         };
@@ -351,6 +353,7 @@ pub(super) async fn newest_sum_page<W: World>(
     array: u128,
 ) -> Lsn {
     let mut newest = Lsn(0);
+    let id = g.pages_are_of(array);
     let areas = g.stretches().map(|s| (s.sums_at, s.sums_bytes));
     let parts = areas.flat_map(|(from, bytes)| {
         let firsts = (0..bytes).step_by(SCANNED_AT_ONCE as usize);
@@ -360,7 +363,7 @@ pub(super) async fn newest_sum_page<W: World>(
         let all = (0..g.members() as u8).map(MemberIndex);
         let reads = all.map(|m| members.read(m, from, Buf::new(len))).collect();
         for found in join_all(reads).await.into_iter().flatten() {
-            let heads = found.chunks(BLOCK).filter_map(|b| page::decode(b, array));
+            let heads = found.chunks(BLOCK).filter_map(|b| page::decode(b, id));
             newest = heads.map(|h| h.lsn).max().unwrap_or_default().max(newest);
         }
     }

@@ -377,8 +377,11 @@ impl<W: World> Transaction<W> {
             return Ok(());
         }
 
-        // 1. Room.
+        // 0. While columns are added: out of the shape before first.
         let mut pieces = self.pieces();
+        array.move_first(&pieces, false).await?;
+
+        // 1. Room.
         let mut room = array.0.journal.reserve(self.need(&pieces)).await?;
 
         // 2. Locks, where something must be read.

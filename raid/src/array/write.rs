@@ -77,6 +77,9 @@ impl<W: World> Array<W> {
         let pieces = pieces(g, first, last - first + 1);
         let merged = merged_blocks(at, data.len());
 
+        // 0. While columns are added: out of the shape before first.
+        self.move_first(&pieces, true).await?;
+
         // 1. Room.
         self.room_for_sums().await;
         let whole = pieces.iter().filter(|p| p.is_whole(g)).count();

@@ -199,6 +199,11 @@ impl Geometry {
     pub fn grown_to(&self, member_bytes: u64) -> Result<Geometry, ArrayError> {
         let refuse =
             |kind, text: String| Err(ArrayError::new(kind, format!("{text} Nothing was written.")));
+        if self.before.is_some() {
+            let text = "Stripes are still being moved to the disks that were added last. Wait for that \
+                        first (evenkeel wait NAME grow).";
+            return refuse(ErrorKind::Failed, text.to_owned());
+        }
         let used = self.grown_at().count();
         if used == MAX_GROWTHS {
             let text =

@@ -22,7 +22,7 @@ fn newest(image: &Image, head: &[u8], at: u64, number: u64) -> Option<(u64, Vec<
     let whole = places.filter_map(|(at, place)| {
         let b = image.page(at as usize / PAGE)?;
         let whole = &b[..4] == b"EKMP"
-            && b[8..24] == head[16..32]
+            && b[8..24] == *stretches::pages_id(head)
             && u16_at(&b[..], 6) == CHECKSUM_PAGE
             && u64_at(&b[..], 24) == number
             && u32_at(&b[..], 32) == place

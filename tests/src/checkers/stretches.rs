@@ -30,6 +30,16 @@ pub(super) struct Stretch {
     pub slots: Range<u64>,
 }
 
+/// The array's pages bear this: its UUID, or, since columns were added, an identity of their own.
+pub(super) fn pages_id(head: &[u8]) -> &[u8] {
+    if u64_at(head, 80) & 32 == 0 { &head[16..32] } else { &head[16328..16344] }
+}
+
+/// Whether stripes of the shape before more columns were added are in use.
+pub(super) fn is_growing(head: &[u8]) -> bool {
+    u64_at(head, 80) & 16 != 0
+}
+
 /// All of them, as they lie.
 pub(super) fn read(head: &[u8]) -> Vec<Stretch> {
     let (n, k) = (u16_at(head, 156) as u64, u16_at(head, 152) as u64);

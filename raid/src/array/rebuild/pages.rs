@@ -140,7 +140,7 @@ impl<W: World> Array<W> {
 
     async fn head_on_twin(&self, twin: MemberIndex, at: u64) -> Option<Head> {
         let there = self.0.members.read_twin(twin, at).await?;
-        page::decode(&there, self.0.members.superblock_array())
+        page::decode(&there, self.0.members.pages_are_of())
     }
 
     /// Overwrites a page of a time that the others do not know, or one that cannot be read.

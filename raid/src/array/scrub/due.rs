@@ -62,6 +62,7 @@ impl<W: World> Array<W> {
             matches!(m.state, MemberState::Rebuilding | MemberState::Failing)
         };
         !self.0.scrub.is_running()
+            && !self.is_growing()
             && members.gone_members() < g.parity
             && !members.superblock().members.iter().any(being_filled)
     }

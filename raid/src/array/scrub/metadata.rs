@@ -180,7 +180,7 @@ impl<W: World> Array<W> {
     /// A copy of a page, if it is the one that belongs there.
     async fn read_map_copy(&self, (member, at): Place, home: Head) -> MapCopy {
         let Some(b) = self.read_twice(member, at).await else { return MapCopy::Unreadable };
-        let Some(found) = page::decode(&b, self.0.members.superblock_array()) else {
+        let Some(found) = page::decode(&b, self.0.members.pages_are_of()) else {
             return MapCopy::Wrong;
         };
         // After a read-only start a copy may be older: nothing was written.
@@ -228,7 +228,8 @@ impl<W: World> Array<W> {
             }
             let copies = self.active_copies(g.sum_page_copies(number, 0));
             bytes += (copies.len() * 2 * BLOCK) as u64;
-            let reads = copies.iter().map(|c| self.read_sum_places(number, *c));
+            let id = self.0.members.pages_are_of();
+            let reads = copies.iter().map(|c| self.read_sum_places(id, number, *c));
             let found = join_all(reads.collect()).await;
             if self.0.members.is_halted() {
                 return Err(Halted);
