@@ -317,6 +317,7 @@ mod tests {
             can_lose: 0,
             members: members.collect(),
             rebuild: None,
+            grow: None,
             scrub: None,
             log: Default::default(),
             cache: Default::default(),

@@ -51,6 +51,7 @@ impl Commands for StandIn {
             can_lose: 1,
             members: Vec::new(),
             rebuild: None,
+            grow: None,
             scrub: None,
             log: Default::default(),
             cache: Default::default(),
