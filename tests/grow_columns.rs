@@ -160,9 +160,9 @@ fn a_growth_that_is_cut_goes_on_or_has_not_begun() {
         let (bytes, size) = ran.expect("it ends");
         let states = sim.recorded();
         let (mut old, mut growing, mut new) = (0, 0, 0);
-        let step = [3, 5, 7][nth];
+        let step = [12, 25, 25][nth];
         let tried = states.iter().enumerate().filter(|(_, s)| s.mark > 0);
-        for (i, state) in tried.filter(|(i, s)| s.mark == 1 && i % 2 == 0 || i % step == 0) {
+        for (i, state) in tried.filter(|(i, s)| s.mark == 1 && i % 6 == 0 || i % step == 0) {
             let mode = [Mode::PowerNone, Mode::PowerTorn(i as u64), Mode::Process(i as u64)][i % 3];
             let name = format!("{level:?}, cut at event {} ({mode})", state.event);
             let left = state.survive(mode);
@@ -209,9 +209,8 @@ fn a_growth_that_is_cut_goes_on_or_has_not_begun() {
                 check_at_rest(&left.disks, &held).unwrap_or_else(|e| panic!("{name}: {e}"));
             }
         }
-        eprintln!("{level:?}: {} states, {old} {growing} {new}", states.len());
         let counts = format!("{old} of before, {growing} growing, {new} of the wider one");
-        assert!(old > 5 && growing > 5 && new > 0, "{counts}");
+        assert!(old > 5 && growing > 50 && new > 0, "{counts}");
     }
 }
 

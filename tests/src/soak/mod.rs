@@ -3,7 +3,7 @@
 //!
 //! - [`geometry`] draws the array; [`plan`] its lives, requests and troubles;
 //! - [`trouble`] does a fault of the model to a disk; `life` runs one life and keeps its crash states;
-//! - `orders` does what a person does to the members, `changes` the same where it is tight; `seats` says which disk is which then;
+//! - `orders` does what a person does to the members, `changes` the same where it is tight; `seats` says which disk is which then; `wider` adds columns;
 //! - [`voyage`] goes from life to life and looks at crash states; `probe` at what must be refused;
 //! - [`tally`] counts. The command is `evenkeel-sim` (`src/bin/evenkeel-sim.rs`).
 //!
@@ -20,6 +20,7 @@ mod seats;
 pub mod tally;
 pub mod trouble;
 pub mod voyage;
+mod wider;
 
 pub use plan::Plan;
 pub use tally::Tally;

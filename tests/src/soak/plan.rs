@@ -64,6 +64,8 @@ pub struct Plan {
     pub spares: usize,
     /// Bytes that every disk has beyond what the array uses at first: it may grow by them.
     pub larger: u64,
+    /// Before which life it gets more columns, and how many.
+    pub wider: Option<(u64, usize)>,
 }
 
 fn size_of(setup: &Setup) -> u64 {
@@ -203,7 +205,10 @@ impl Plan {
         let spares = [0, 0, 1, 2][Rng::new(hash(&[seed, 0x50a6])).index(4)];
         let mut own = Rng::new(hash(&[seed, 0x50a7]));
         let larger = if own.one_in(3) { (4 + own.below(60)) * 65536 } else { 0 };
-        Plan { seed, size, lives: lives.collect(), setup: setup.clone(), spares, larger }
+        let mut own = Rng::new(hash(&[seed, 0x50a8]));
+        let wider =
+            (own.one_in(3) && setup.level != "raid1").then(|| (own.below(count), 1 + own.index(3)));
+        Plan { seed, size, lives: lives.collect(), setup: setup.clone(), spares, larger, wider }
     }
 
     /// The same without anything that is done to the members.
@@ -216,7 +221,7 @@ impl Plan {
     /// The same with an array that never grows.
     #[must_use]
     pub fn without_growth(mut self) -> Plan {
-        self.larger = 0;
+        (self.larger, self.wider) = (0, None);
         self
     }
 

@@ -64,7 +64,7 @@ pub(super) fn refusals(
     taken: &BTreeSet<usize>,
     rng: &mut Rng,
 ) -> Result<(), String> {
-    let setup = &voyage.plan.setup;
+    let setup = &voyage.setup.clone();
     let (n, k) = (setup.members(), setup.data);
     let options = StartOptions { accept_missing: rng.one_in(2), ..StartOptions::default() };
     // Fewer than k members are left. Stale ones may be among them.
@@ -105,7 +105,7 @@ pub(super) fn too_many_lies(
     content: &Rc<Vec<u8>>,
     rng: &mut Rng,
 ) -> Result<(), String> {
-    let setup = &voyage.plan.setup;
+    let setup = &voyage.setup.clone();
     let (n, m) = (setup.members(), setup.parity);
     let mut from = found.clone();
     let mut liars: Vec<usize> = (0..n).collect();
@@ -115,12 +115,13 @@ pub(super) fn too_many_lies(
     for disk in from.disks.iter_mut().filter(|d| liars.contains(&d.id)) {
         let Some(areas) = areas_of(disk) else { continue };
         let view = disk.view();
-        let area =
-            if everything { areas.pages.start..areas.slots.end } else { areas.slots.clone() };
+        // The pages lie before the slots, or behind them.
+        let (from, to) = (areas.pages.start, areas.pages.end.max(areas.slots.end));
+        let area = if everything { from.min(areas.slots.start)..to } else { areas.slots.clone() };
         for page in area.start / PAGE as u64..area.end / PAGE as u64 {
             // Of a page of the map both generations: that the older one, if it is whole on all members
             // and the newer one on none, was not the newest, cannot be known.
-            let own = page * (PAGE as u64) < areas.pages.end;
+            let own = areas.pages.contains(&(page * PAGE as u64));
             if view.page(page as usize).is_some() && (own || !rng.one_in(3)) {
                 let at = page * PAGE as u64 + rng.below(PAGE as u64 - 8);
                 disk.corrupt(at, &rng.draw().to_le_bytes());
@@ -204,7 +205,7 @@ pub(super) fn lost_commit(
     rng: &mut Rng,
 ) -> Result<(), String> {
     let all = columns(found);
-    if voyage.plan.setup.journals > 0 || all.is_empty() {
+    if voyage.setup.journals > 0 || all.is_empty() {
         return Ok(());
     }
     let (first, durable) = kept(&all);

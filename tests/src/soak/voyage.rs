@@ -44,7 +44,7 @@ impl Judge {
     }
 
     /// After another crash, before the array ran again.
-    fn after(&self, mode: Mode) -> Judge {
+    pub(super) fn after(&self, mode: Mode) -> Judge {
         let floor = if mode.is_process() { self.floor } else { self.power };
         Judge { floor, ..self.clone() }
     }
@@ -64,7 +64,7 @@ pub(super) fn reset_of_many(rng: &mut Rng, setup: &Setup, cast: &Cast) -> Option
     Some(Reset { disks, fault, back, reopen: rng.one_in(2) })
 }
 
-fn any_mode(rng: &mut Rng) -> Mode {
+pub(super) fn any_mode(rng: &mut Rng) -> Mode {
     let seed = rng.below(1 << 30);
     match rng.below(8) {
         0 | 1 => Mode::Process(seed),
@@ -88,11 +88,13 @@ fn mode_name(mode: Mode) -> &'static str {
 /// The state of a run through a plan.
 pub(super) struct Voyage<'a> {
     pub(super) plan: &'a Plan,
+    /// The shape by now: it may have got wider.
+    pub(super) setup: Setup,
     pub(super) tally: &'a mut Tally,
     verbose: bool,
     /// All disks, those that are out of the array as well.
-    left: Survivors,
-    judge: Judge,
+    pub(super) left: Survivors,
+    pub(super) judge: Judge,
     /// Disks that are not active members, or may not be.
     out: BTreeSet<usize>,
     /// Disks that may be wrong in places.
@@ -125,10 +127,13 @@ pub fn sail(plan: &Plan, verbose: bool, tally: &mut Tally) -> Result<(), String>
         disk.enlarge((disk.view().pages() * PAGE) as u64 + plan.larger);
     }
     let (honest, lied) = (true, false);
-    let mut voyage = Voyage { plan, tally, verbose, left, judge, out, dirty, honest, lied };
+    let setup = setup.clone();
+    let mut voyage = Voyage { plan, setup, tally, verbose, left, judge, out, dirty, honest, lied };
     voyage.tally.count("n/seeds");
-    voyage.tally.count(&format!("level/{}/{} members", setup.level, setup.members()));
+    let level = format!("level/{}/{} members", plan.setup.level, plan.setup.members());
+    voyage.tally.count(&level);
     for life in &plan.lives {
+        voyage.widen(life).map_err(|e| format!("{e} [before life {}]", life.number))?;
         voyage.live(life).map_err(|e| format!("{e} [life {}]", life.number))?;
     }
     let mut rng = Rng::new(hash(&[plan.seed, 2]));
@@ -143,28 +148,28 @@ pub fn sail(plan: &Plan, verbose: bool, tally: &mut Tally) -> Result<(), String>
 }
 
 impl Voyage<'_> {
-    fn seed(&self, life: &Life, what: u64) -> u64 {
+    pub(super) fn seed(&self, life: &Life, what: u64) -> u64 {
         hash(&[self.plan.seed, life.number + 1, what])
     }
 
-    fn say(&self, text: impl FnOnce() -> String) {
+    pub(super) fn say(&self, text: impl FnOnce() -> String) {
         if self.verbose {
             println!("{}", text());
         }
     }
 
     fn members<'b>(&self, disks: impl IntoIterator<Item = &'b usize>) -> usize {
-        let n = self.plan.setup.members();
+        let n = self.setup.members();
         disks.into_iter().filter(|d| **d < n).count()
     }
 
-    fn taken(&self) -> BTreeSet<usize> {
+    pub(super) fn taken(&self) -> BTreeSet<usize> {
         self.out.union(&self.dirty).copied().collect()
     }
 
     /// Further disks that may be lost: random ones, at most as many as may be.
     fn further(&self, rng: &mut Rng, taken: &BTreeSet<usize>, all: bool) -> Vec<usize> {
-        let setup = &self.plan.setup;
+        let setup = &self.setup;
         let n = setup.members();
         let mut pick = |range: std::ops::Range<usize>, most: usize| {
             let used = range.clone().filter(|d| taken.contains(d)).count();
@@ -186,11 +191,11 @@ impl Voyage<'_> {
         absent: &[usize],
         maybe: &BTreeSet<usize>,
     ) -> Entry {
-        let n = self.plan.setup.members();
+        let n = self.setup.members();
         let absent: BTreeSet<usize> = absent.iter().copied().filter(|d| *d < n).collect();
         let surely = absent.difference(maybe).count();
         let perhaps = self.members(absent.union(maybe));
-        let (k, size) = (self.plan.setup.data, self.plan.size);
+        let (k, size) = (self.setup.data, self.plan.size);
         Entry { options, absent: surely, perhaps, k, size }
     }
 
@@ -205,12 +210,12 @@ impl Voyage<'_> {
         let mut beyond = Vec::new();
         if life.beyond {
             let here = |d: &usize| !taken.contains(d) && !lost.contains(d) && !victims.contains(d);
-            beyond = (0..self.plan.setup.members()).filter(here).collect();
+            beyond = (0..self.setup.members()).filter(here).collect();
             rng.shuffle(&mut beyond);
             beyond.truncate(1 + rng.index(beyond.len().max(1)));
         }
         let spares = if life.beyond { 0 } else { self.plan.spares };
-        let seats = self.plan.setup.members() + self.plan.setup.journals;
+        let seats = self.setup.members() + self.setup.journals;
         let mut own = Rng::new(self.seed(life, 4));
         // They only ever take places of members that may be lost, so they may fail as well.
         victims.extend((seats..seats + spares).filter(|_| own.one_in(4)));
@@ -239,11 +244,11 @@ impl Voyage<'_> {
         self.say(|| {
             format!(
                 "life {} of {:?}:\n  lost {lost:?}, absent {absent:?}, {cast:?}",
-                life.number, self.plan.setup
+                life.number, self.setup
             )
         });
         let seed = self.seed(life, 3);
-        let ran = run(seed, &from, &self.plan.setup, life, &cast, &self.judge, entry)?;
+        let ran = run(seed, &from, &self.setup, life, &cast, &self.judge, entry)?;
         self.tally.merge(&ran.tally);
         self.tally.add("n/crash points", ran.shots.len() as u64);
         self.tally.count("n/starts");
@@ -271,7 +276,7 @@ impl Voyage<'_> {
 
     /// Only disks that had a reason are out of the array.
     fn states_of_members(&self, cast: &Cast, ran: &Ran) -> Result<(), String> {
-        let all = self.plan.setup.members() + self.plan.setup.journals;
+        let all = self.setup.members() + self.setup.journals;
         let failed = |d: &usize| {
             ran.happened.iter().any(|(_, k, who)| *k == Kind::Reset || k.fails() && who == d)
         };
@@ -337,7 +342,7 @@ impl Voyage<'_> {
         }
         let broken: Vec<usize> = ran.happened.iter().filter(|h| h.1.fails()).map(|h| h.2).collect();
         if !life.beyond {
-            assert!(self.members(&taken) <= self.plan.setup.parity, "the cast keeps to the rule");
+            assert!(self.members(&taken) <= self.setup.parity, "the cast keeps to the rule");
         }
         self.lied = ran.happened.iter().any(|h| h.1.lies() || h.1.loses_cache());
         let count = ran.shots.len();
@@ -373,7 +378,7 @@ impl Voyage<'_> {
                 }
                 None if served && ran.was_reset_before(shot.event) && self.plan.spares > 0 => {
                     // One that was away may have come back since, and was out until then.
-                    let all = self.plan.setup.members() + self.plan.setup.journals;
+                    let all = self.setup.members() + self.setup.journals;
                     let out = seats::look(&found.disks, all).map(|s| s.out).unwrap_or_default();
                     own = taken.union(&out).copied().collect();
                     (&own, None)
@@ -407,7 +412,7 @@ impl Voyage<'_> {
                     .map_err(|e| format!("{e} [at rest]"))?;
                 self.tally.count("n/arrays checked at rest");
             }
-            if self.plan.setup.checksums && rng.one_in(3) {
+            if self.setup.checksums && rng.one_in(3) {
                 probe::too_many_lies(self, &found, content, rng)?;
             }
             self.look(&found, &self.judge.clone(), &taken, None, life.beyond, rng)
@@ -416,7 +421,7 @@ impl Voyage<'_> {
         // The parts of the next life.
         // Before the start is done nobody is taken back for good.
         if ran.started.is_some_and(|started| event > started) {
-            self.out = (0..self.plan.setup.members() + self.plan.setup.journals)
+            self.out = (0..self.setup.members() + self.setup.journals)
                 .filter(|d| !ran.active.0.contains(d) || !ran.active.1.contains(d))
                 .collect();
         }
@@ -449,7 +454,7 @@ impl Voyage<'_> {
 
     /// Disks may have taken places: who is who from now on.
     fn settle(&mut self, served: bool, broken: &[usize]) {
-        let all = self.plan.setup.members() + self.plan.setup.journals;
+        let all = self.setup.members() + self.setup.journals;
         let Some(seats) = seats::look(&self.left.disks, all) else { return };
         let numbers = seats::settle(&mut self.left, &seats);
         let now = |disks: &BTreeSet<usize>| -> BTreeSet<usize> {
