@@ -233,12 +233,12 @@ pub fn check_at_rest(disks: &[DiskImage], content: &[u8]) -> Result<(), String> 
     let mut used = BTreeSet::new();
     let stripe_bytes = chunk * k as u64;
     let stretches = stretches::read(&first.bytes);
-    let zeros = vec![0; stripe_bytes as usize];
     for stripe in 0..u64_at(&first.bytes, 168) {
         let from = (stripe * stripe_bytes) as usize;
         // Of an array that has grown the content may be the first part alone: nothing was written behind.
         let rest = content.get(from..).unwrap_or_default();
-        let data = rest.get(..stripe_bytes as usize).unwrap_or(&zeros);
+        let mut data = rest[..rest.len().min(stripe_bytes as usize)].to_vec();
+        data.resize(stripe_bytes as usize, 0);
         let Some(slot) = map.get(&stripe) else {
             if stretches::is_growing(&first.bytes) {
                 // It may lie where the shape before has it.

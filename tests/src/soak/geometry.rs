@@ -86,6 +86,18 @@ pub fn draw(rng: &mut Rng) -> Setup {
     }
 }
 
+/// A larger log and cache: those of a shape with more columns must not be smaller than works.
+pub(super) fn make_room_for_more(setup: &mut Setup) {
+    let more = setup.log.next_multiple_of(GRAIN);
+    setup.log += more;
+    setup.cache *= 2;
+    if setup.journals > 0 {
+        setup.journal += more;
+    } else {
+        setup.member += more;
+    }
+}
+
 /// A shape whose log is as small as it may be, on devices of its own, and whose stripes are so large
 /// that the Places of some take more of it than is spared.
 #[must_use]

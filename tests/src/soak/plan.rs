@@ -193,9 +193,15 @@ impl Plan {
     #[must_use]
     pub fn new(seed: u64) -> Plan {
         let mut rng = Rng::new(hash(&[seed, 0x50a4]));
-        let setup = geometry::draw(&mut rng);
-        let size = size_of(&setup);
+        let mut setup = geometry::draw(&mut rng);
         let count = 2 + rng.below(4);
+        let mut own = Rng::new(hash(&[seed, 0x50a8]));
+        let wider =
+            (own.one_in(3) && setup.level != "raid1").then(|| (own.below(count), 1 + own.index(3)));
+        if wider.is_some() {
+            geometry::make_room_for_more(&mut setup);
+        }
+        let size = size_of(&setup);
         let beyond = rng.one_in(6);
         let lives = (0..count).map(|number| {
             let rng = Rng::new(hash(&[seed, 0x50a5, number]));
