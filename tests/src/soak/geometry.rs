@@ -86,9 +86,11 @@ pub fn draw(rng: &mut Rng) -> Setup {
     }
 }
 
-/// A larger log and cache: those of a shape with more columns must not be smaller than works.
+/// A larger log and cache: those of a shape with more columns must not be smaller than works. And some
+/// stripes more, or what its pages take would be more than it adds.
 pub(super) fn make_room_for_more(setup: &mut Setup) {
     let more = setup.log.next_multiple_of(GRAIN);
+    setup.member += (16 * setup.chunk).next_multiple_of(GRAIN);
     setup.log += more;
     setup.cache *= 2;
     if setup.journals > 0 {
