@@ -53,8 +53,8 @@ pub struct StartOptions {
     /// How long an operation on a member may take before the member counts as failed; None:
     /// [`crate::hung::IO_TIMEOUT`].
     pub io_timeout: Option<std::time::Duration>,
-    /// Bytes a second that a rebuild writes at most; None: as many as the disks give while requests
-    /// are fast enough.
+    /// Bytes a second that a rebuild writes at most, or a growth by columns; None: as many as the disks
+    /// give while requests are fast enough.
     pub rebuild_rate: Option<u64>,
     /// A scrub is begun by itself when the last one ended so long ago; None: never.
     pub scrub_every: Option<std::time::Duration>,

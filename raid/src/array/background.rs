@@ -53,6 +53,23 @@ impl Courtesy {
     }
 }
 
+/// Keeps to a bound of bytes a second (`--rebuild-rate`).
+#[derive(Default)]
+pub(super) struct Limit(Cell<(Duration, u64)>);
+
+impl Limit {
+    /// How long to wait after so many bytes more, by this bound; none: there is none.
+    pub fn wait_after(&self, bytes: u64, rate: Option<u64>, now: Duration) -> Option<Duration> {
+        let rate = rate.filter(|r| *r > 0)?;
+        let (since, before) = self.0.get();
+        let all = before + bytes;
+        let due = since + Duration::from_secs_f64(all as f64 / rate as f64);
+        // What was not used long ago is not made up for.
+        self.0.set(if due <= now { (now, 0) } else { (since, all) });
+        due.checked_sub(now).filter(|wait| !wait.is_zero())
+    }
+}
+
 /// Moments with the bytes done by then, at most two.
 #[derive(Default)]
 pub(super) struct Rate(RefCell<Vec<(Duration, u64)>>);

@@ -29,7 +29,7 @@ use evenkeel_journal::sync::{Signal, after_the_ready, either, join_all};
 use evenkeel_journal::{CommitNumber, Lsn, MemberIndex, Slot, Stripe, World};
 
 use super::Array;
-use super::background::{Courtesy, Rate};
+use super::background::{Courtesy, Limit, Rate};
 use crate::error::{ArrayError, ErrorKind, RequestError};
 use crate::event::{Event, EventKind};
 use crate::news;
@@ -88,8 +88,7 @@ pub(super) struct Rebuild {
     changed: Signal,
     pub courtesy: Courtesy,
     rate: Rate,
-    /// When bytes began to be counted for `--rebuild-rate`, and how many they are.
-    paced: Cell<(Duration, u64)>,
+    limit: Limit,
 }
 
 impl Rebuild {
@@ -101,7 +100,7 @@ impl Rebuild {
             changed: Signal::new(),
             courtesy: Courtesy::new(LONGEST_PAUSE),
             rate: Rate::default(),
-            paced: Cell::default(),
+            limit: Limit::default(),
         }
     }
 
@@ -419,16 +418,10 @@ impl<W: World> Array<W> {
 
     /// Waits where so many bytes more are more than `--rebuild-rate` allows.
     async fn keep_to_the_rate(&self, bytes: u64) {
-        let Some(rate) = self.0.options.rebuild_rate.filter(|r| *r > 0) else { return };
-        let rebuild = &self.0.rebuild;
-        let now = self.0.world.now();
-        let (since, before) = rebuild.paced.get();
-        let all = before + bytes;
-        let due = since + Duration::from_secs_f64(all as f64 / rate as f64);
-        // What was not used long ago is not made up for.
-        rebuild.paced.set(if due <= now { (now, 0) } else { (since, all) });
-        if due > now && !rebuild.leaving.get() {
-            either(self.0.world.sleep(due - now), rebuild.changed.wait()).await;
+        let (rebuild, world) = (&self.0.rebuild, &self.0.world);
+        let wait = rebuild.limit.wait_after(bytes, self.0.options.rebuild_rate, world.now());
+        if let Some(wait) = wait.filter(|_| !rebuild.leaving.get()) {
+            either(world.sleep(wait), rebuild.changed.wait()).await;
         }
     }
 

@@ -31,7 +31,7 @@ use evenkeel_journal::sync::{Signal, after_the_ready, either, join_all};
 use evenkeel_journal::{BLOCK, Buf, Lsn, Stripe, World};
 
 use super::Array;
-use super::background::{Courtesy, Rate};
+use super::background::{Courtesy, Limit, Rate};
 use super::before::Plane;
 use super::grow::Grown;
 use super::lost;
@@ -56,9 +56,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Widening {
     leaving: Cell<bool>,
     gone: Cell<bool>,
+    /// Requests that wait for a permit.
+    waiting: Cell<u64>,
     changed: Signal,
     pub courtesy: Courtesy,
     rate: Rate,
+    limit: Limit,
     /// Bytes of the device before and after, when it has ended in this run.
     ended: RefCell<Option<Grown>>,
 }
@@ -68,9 +71,11 @@ impl Widening {
         Widening {
             leaving: Cell::new(false),
             gone: Cell::new(true),
+            waiting: Cell::new(0),
             changed: Signal::new(),
             courtesy: Courtesy::new(LONGEST_PAUSE),
             rate: Rate::default(),
+            limit: Limit::default(),
             ended: RefCell::default(),
         }
     }
@@ -159,6 +164,7 @@ impl<W: World> Array<W> {
             }
             plane.passed(left.unwrap_or(next));
             self.0.widening.rate.mark(self.0.world.now(), self.moved_bytes(plane));
+            self.keep_to_the_move_rate(some.len() as u64 * of_stripe).await;
             if left.is_some() {
                 // What is lost cannot be marked now: the log is short, or too much is lost already.
                 either(self.0.world.sleep(AGAIN), self.0.widening.changed.wait()).await;
@@ -171,7 +177,8 @@ impl<W: World> Array<W> {
     async fn may_move_on(&self) -> Result<bool, Halted> {
         let widening = &self.0.widening;
         let pause = widening.courtesy.next_pause();
-        if pause > Duration::ZERO && !widening.leaving.get() {
+        let hurried = widening.leaving.get() || widening.waiting.get() > 0;
+        if pause > Duration::ZERO && !hurried {
             either(self.0.world.sleep(pause), widening.changed.wait()).await;
         }
         after_the_ready().await;
@@ -179,6 +186,17 @@ impl<W: World> Array<W> {
             return Err(Halted);
         }
         Ok(!widening.leaving.get())
+    }
+
+    /// Waits where so many bytes more are more than `--rebuild-rate` allows; not while somebody waits
+    /// for stripes to be moved.
+    async fn keep_to_the_move_rate(&self, bytes: u64) {
+        let (widening, world) = (&self.0.widening, &self.0.world);
+        let wait = widening.limit.wait_after(bytes, self.0.options.rebuild_rate, world.now());
+        if let Some(wait) = wait.filter(|_| !widening.leaving.get() && widening.waiting.get() == 0)
+        {
+            either(world.sleep(wait), widening.changed.wait()).await;
+        }
     }
 
     /// Slots for so many stripes. None: the array stops.
@@ -229,16 +247,25 @@ impl<W: World> Array<W> {
     }
 
     async fn wait_for_permit(&self, plane: &Plane, stripe: Stripe) -> Result<(), RequestError> {
-        loop {
+        if plane.permit(stripe) {
+            return Ok(());
+        }
+        // It is in a hurry now.
+        let widening = &self.0.widening;
+        widening.waiting.set(widening.waiting.get() + 1);
+        widening.changed.notify();
+        let done = loop {
             let changed = plane.changed.wait();
             if plane.permit(stripe) {
-                return Ok(());
+                break Ok(());
             }
             if self.0.members.is_halted() {
-                return Err(RequestError::Io);
+                break Err(RequestError::Io);
             }
             either(changed, self.0.members.changed().wait()).await;
-        }
+        };
+        widening.waiting.set(widening.waiting.get() - 1);
+        done
     }
 
     /// Makes a stripe of the wider shape of what the shape before holds, unless that has been done.

@@ -211,9 +211,6 @@ impl Plan {
         let spares = [0, 0, 1, 2][Rng::new(hash(&[seed, 0x50a6])).index(4)];
         let mut own = Rng::new(hash(&[seed, 0x50a7]));
         let larger = if own.one_in(3) { (4 + own.below(60)) * 65536 } else { 0 };
-        let mut own = Rng::new(hash(&[seed, 0x50a8]));
-        let wider =
-            (own.one_in(3) && setup.level != "raid1").then(|| (own.below(count), 1 + own.index(3)));
         Plan { seed, size, lives: lives.collect(), setup: setup.clone(), spares, larger, wider }
     }
 

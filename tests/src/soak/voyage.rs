@@ -236,7 +236,11 @@ impl Voyage<'_> {
         absent.extend(self.out.iter().copied().filter(|_| rng.one_in(3)));
         let before = self.left.clone();
         let from = before.without(&absent).shuffled(rng.draw());
-        let options = options(&mut rng, life.durable);
+        let mut options = options(&mut rng, life.durable);
+        if self.setup.data > self.plan.setup.data {
+            // So that the requests meet stripes that are still to be moved.
+            options.rebuild_rate = Some(1 << (18 + Rng::new(self.seed(life, 7)).below(8)));
+        }
         let mut maybe = self.taken();
         maybe.extend(&cast.victims);
         let entry = self.entry(options, &absent, &maybe);

@@ -10,10 +10,32 @@ use super::plan::Life;
 use super::voyage::{Judge, Voyage, any_mode};
 use crate::crash::run::read_all;
 use crate::evenkeel::Evenkeel;
-use crate::oracle::Floor;
+use crate::oracle::{Floor, Oracle};
 use crate::rng::Rng;
 use crate::sim::{DiskImage, PAGE, SimDisk, SimWorld, Simulation, Survivors, path_of};
 use crate::subject::Subject;
+
+/// Stripes that are written before it gets wider, at most.
+const FILLED: u64 = 60;
+
+/// Writes whole stripes, most of them, so that there is something to be moved.
+async fn fill(
+    device: &Evenkeel,
+    oracle: &Oracle,
+    stripe: u64,
+    rng: &mut Rng,
+) -> Result<(), String> {
+    for nth in 0..(device.size() / stripe).min(FILLED) {
+        if rng.one_in(4) {
+            continue;
+        }
+        let (id, data) = oracle.write(nth * stripe, stripe, false);
+        let done = device.write(nth * stripe, data, false).await;
+        oracle.answered(id, done.is_ok());
+        done.map_err(|e| format!("a write failed: {e}"))?;
+    }
+    Ok(())
+}
 
 /// Has it get wider, if it can. Gives what was done, in words.
 async fn become_wider(
@@ -81,26 +103,43 @@ impl Voyage<'_> {
         sim.record();
         let (world, disks) = (sim.world(), sim.disks());
         let entry = self.entry(StartOptions::default(), &[], &self.taken());
+        let (before, mark, stripe) = (self.judge.clone(), sim.mark(), self.setup.stripe());
+        let mut own = Rng::new(rng.draw());
         let ran = sim.run(LIMIT, async move {
             let (device, _) = open(&world, &disks[..total], &entry).await?;
-            become_wider(&world, &device, &disks, &disks[total..]).await
+            let content = read_all(&device).await?;
+            before.check(&content)?;
+            let (started, oracle) = (world.events(), before.oracle.next_life(content.into(), mark));
+            fill(&device, &oracle, stripe, &mut own).await?;
+            let id = oracle.flush();
+            let how = become_wider(&world, &device, &disks, &disks[total..]).await?;
+            // It was stopped, and that promises what a FLUSH does.
+            oracle.answered(id, how == "done");
+            Ok((how, started, oracle))
         });
         let step = |e: String| format!("{e} [while it gets wider]");
-        let how = ran.map_err(|s| s.to_string()).and_then(|inner| inner).map_err(step)?;
+        let ran = ran.map_err(|s| s.to_string()).and_then(|inner| inner).map_err(step)?;
+        let (how, started, oracle) = ran;
         self.tally.count(&format!("order/the array gets wider/{how}"));
         let shots = sim.recorded();
         self.tally.add("n/crash points", shots.len() as u64);
         let nth = if rng.one_in(2) { shots.len() - 1 } else { rng.index(shots.len()) };
         let mode = any_mode(&mut rng);
         let found = shots[nth].survive(mode);
-        let judge = self.judge.after(mode);
+        let judge = if shots[nth].event > started {
+            let floor = if mode.is_process() { Floor::Acknowledged } else { Floor::Flushed };
+            Judge { oracle, mark: shots[nth].mark, floor, power: Floor::Flushed }
+        } else {
+            self.judge.after(mode)
+        };
         self.say(|| format!("gets wider by {more}: {how}; cut at event {nth}, {mode}"));
 
         // The next start decides which shape it has.
         let step = |e: String| format!("{e} [got wider by {more}, cut at event {nth}, {mode}]");
         let sim = Simulation::new(rng.draw(), &found.shuffled(rng.draw()));
         let (world, disks) = (sim.world(), sim.disks());
-        let entry = self.entry(StartOptions::default(), &[], &self.taken());
+        let slowly = StartOptions { rebuild_rate: Some(1 << 18), ..StartOptions::default() };
+        let entry = self.entry(slowly, &[], &self.taken());
         let ran = sim.run(LIMIT, async move {
             let (device, _) = open(&world, &disks, &entry).await?;
             let content = read_all(&device).await?;
