@@ -108,7 +108,8 @@ fn describe(s: &Superblock) -> Value {
         "data": g.data,
         "parity": g.parity,
         "chunk_bytes": g.chunk_bytes(),
-        "size_bytes": g.device_blocks() * BLOCK as u64,
+        "size_bytes": g.shape_before().unwrap_or(*g).device_blocks() * BLOCK as u64,
+        "data_before": g.before.map(|b| b.data),
         "stripes": g.stripes,
         "slots": g.slots,
         "ring": uuid(s.ring),
@@ -130,7 +131,7 @@ fn scrub(path: &Path, s: &Superblock) -> Value {
     let pages = own.filter(|(member, _)| member.0 == s.index).filter_map(|(_, at)| {
         let mut b = vec![0; BLOCK];
         File::open(path).ok()?.read_exact_at(&mut b, at).ok()?;
-        ScrubPage::decode(&b, s.array)
+        ScrubPage::decode(&b, g.pages_are_of(s.array))
     });
     let Some((_, page)) = pages.max_by_key(|(head, _)| head.generation) else {
         return Value::Null;
@@ -184,6 +185,15 @@ fn areas(g: &Geometry, member: MemberIndex) -> Vec<Value> {
             }
             all.push(("slots", s.slots_at, (s.slots.end - s.slots.start) * g.chunk_bytes()));
         }
+        // While stripes are moved to more columns.
+        if let Some(before) = g.shape_before() {
+            all.extend(before.stretches().map(|s| ("map before", s.pages_at, s.pages_bytes)));
+            if g.has_checksums() {
+                let sums = before.stretches().map(|s| ("sums before", s.sums_at, s.sums_bytes));
+                all.extend(sums);
+            }
+        }
+        all.sort_by_key(|area| area.1);
     }
     all.push(("superblock c", g.superblock_c_of(member), SUPERBLOCK_BYTES));
     let area = |(name, at, bytes)| json!({"area": name, "offset": at, "bytes": bytes});
@@ -203,7 +213,7 @@ fn text(v: &Value) -> String {
         out += &format!(" {}", s("error"));
     } else {
         out += &format!(
-            " {} {} of \"{}\", {} {}+{}, {}\n  array {}, member {}\n  epoch {}, {}",
+            " {} {} of \"{}\", {} {}+{}{}, {}\n  array {}, member {}\n  epoch {}, {}",
             match v["member"]["role"].as_str() {
                 Some("journal") => "journal device",
                 Some("spare") => "spare",
@@ -214,6 +224,7 @@ fn text(v: &Value) -> String {
             s("level"),
             s("data"),
             s("parity"),
+            v["data_before"].as_u64().map_or_else(String::new, |k| format!(", growing from {k}")),
             human(v["size_bytes"].as_u64().unwrap_or(0)),
             s("uuid"),
             word(&v["member"]["uuid"]),

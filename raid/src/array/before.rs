@@ -88,10 +88,10 @@ impl Plane {
                 plane.forget(old);
             }
         }
-        let used: BTreeSet<Slot> = now.slots().collect();
-        let twice =
-            |(stripe, e): (Stripe, Entry)| e.slot.filter(|s| used.contains(s)).and(Some(stripe));
-        let twice: Vec<Stripe> = plane.map.borrow().entries().filter_map(twice).collect();
+        let mut used: BTreeSet<Slot> = now.slots().collect();
+        let mut is_used = |(_, e): &(Stripe, Entry)| e.slot.is_some_and(|s| !used.insert(s));
+        let twice: Vec<Stripe> =
+            plane.map.borrow().entries().filter(&mut is_used).map(|e| e.0).collect();
         for stripe in &twice {
             plane.forget(stripe.0);
         }
