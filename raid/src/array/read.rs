@@ -99,7 +99,9 @@ impl<W: World> Array<W> {
         let mut runs: Vec<Run> = Vec::new();
         let mut old: Vec<(Rc<Plane>, usize, Vec<OldRun>)> = Vec::new();
         for p in pieces(g, block, count) {
-            if let Source::Before(plane) = self.source(p.stripe, p.first) {
+            if self.is_growing()
+                && let Source::Before(plane) = self.source(p.stripe, p.first)
+            {
                 // All of it: what is written to a stripe moves it first.
                 let bytes = p.from..p.from + p.count as usize * BLOCK;
                 buf[bytes].fill(0);
