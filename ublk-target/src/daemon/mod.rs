@@ -14,6 +14,7 @@
 //! recovery ends.
 
 pub mod front;
+pub mod gate;
 pub mod handover;
 pub mod hook;
 pub mod live;
