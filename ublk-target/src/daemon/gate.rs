@@ -265,7 +265,11 @@ mod tests {
         assert!(poll(flush.as_mut()).is_pending(), "it is closed still");
 
         gate.open();
-        assert_eq!(poll(zeroes), Poll::Ready(Err(RequestError::ReadOnly)), "an answer is passed on");
+        assert_eq!(
+            poll(zeroes),
+            Poll::Ready(Err(RequestError::ReadOnly)),
+            "an answer is passed on"
+        );
         assert!(poll(flush.as_mut()).is_pending(), "the second one has not answered");
         second.answer();
         assert_eq!(poll(flush), Poll::Ready(Ok(())));
