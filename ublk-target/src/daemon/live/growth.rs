@@ -159,6 +159,8 @@ impl Live {
             return refuse(ErrorKind::Usage, "No disk is named.");
         }
         let g = array.geometry();
+        // Whatever its pages will be called: is there such a shape at all?
+        g.widened(disks.len(), 1)?;
         let (mut candidates, mut seen) = (Vec::new(), Vec::new());
         for NewDisk { disk, seen: identity } in disks {
             if let Some(spare) = spare(array, disk) {
