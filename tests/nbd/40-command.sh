@@ -56,7 +56,7 @@ expect 13 env EVENKEEL_RUN_DIR="$work/other" "$EK" start a b c --via nbd
 expect 13 "$EK" create y --level raid5 --force a b c
 expect 0 "$EK" status x --test
 keys=$("$EK" status x --json | jq -c keys)
-[ "$keys" = '["ack","cache","can_lose","chunk_bytes","data","device","epoch","level","log","members","name","parity","read_only","rebuild","replay","scrub","size_bytes","state","stripes","uuid","via"]' ] ||
+[ "$keys" = '["ack","cache","can_lose","chunk_bytes","data","device","epoch","grow","level","log","members","name","parity","read_only","rebuild","replay","scrub","size_bytes","state","stripes","uuid","via"]' ] ||
 	die "keys of the status: $keys"
 [ "$("$EK" status --json | jq -r '.[].name')" = x ] || die "status of all"
 expect 0 "$EK" wait x destage --timeout 10

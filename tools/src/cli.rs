@@ -109,9 +109,16 @@ included; where one has nothing to give, that is refused (15). The array has to 
 it grows. On Linux 6.16 and later /dev/ublkbN shows the new size at once, mounted or not; before, after the
 next stop and start. NBD clients see it when they connect again.
 
+With --add the disks become members: stripes get as many more data chunks, and as many members may be lost as
+before. A disk is looked at as for add (13, 15, 16); it may be a spare of this array. Requests wait for a moment, in
+which the array is stopped and started, and NBD clients stay connected. Then the stripes are moved to the wider
+shape in the background, also after a restart; when all of them are, the array has its new size, and the device
+shows it as with --size. `status` shows how far it is.
+
 Examples:
   evenkeel replace data /dev/sdb /dev/sdh && evenkeel wait data rebuild      and so on, then:
-  evenkeel grow data --size && resize2fs /dev/evenkeel/data";
+  evenkeel grow data --size && resize2fs /dev/evenkeel/data
+  evenkeel grow data --add /dev/sdh && evenkeel wait data grow && resize2fs /dev/evenkeel/data";
 
 const AFTER_DESTROY: &str = "\
 What the array held is given up, though only the superblocks are wiped: afterwards the disks are no
@@ -373,7 +380,7 @@ pub struct GrowArgs {
     /// By what all members have beyond what is used of them.
     #[arg(long)]
     pub size: bool,
-    /// By these disks, which become members (not supported yet).
+    /// By these disks, which become members.
     #[arg(long, value_name = "DISK", num_args = 1..)]
     pub add: Vec<PathBuf>,
     /// Print JSON.
@@ -403,6 +410,8 @@ pub enum WaitWhat {
     Scrub,
     /// Everything that is in the cache now being in its place.
     Destage,
+    /// The end of a growth by more disks, if one is under way; the device shows the new size then.
+    Grow,
 }
 
 /// `wait`

@@ -1,13 +1,19 @@
 //! `evenkeel grow`: an array that runs becomes larger, by what larger members have to give (`--size`) or
 //! by more of them (`--add`).
 //!
-//! What must hold: the daemon decides, and what it refuses has changed nothing.
+//! What must hold: the daemon decides, and what it refuses has changed nothing, but that disks may be
+//! spares now. What can be seen of them from here is looked at before it is asked.
 
-use evenkeel_ublk_target::control::{Failure, GrownTo, Request, client};
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use evenkeel_ublk_target::control::{Failure, GrownTo, NewDisk, Request, WidenedTo, client};
 
 use crate::cli::GrowArgs;
 use crate::size::human;
-use crate::{Outcome, call_failure, not_yet, place, print};
+use crate::{Outcome, call_failure, members, place, print, probe};
 
 pub fn run(args: &GrowArgs) -> Outcome {
     place::check_name(&args.name)?;
@@ -16,22 +22,63 @@ pub fn run(args: &GrowArgs) -> Outcome {
 
 /// More of every member.
 fn by_size(args: &GrowArgs) -> Outcome {
-    let answer = client::call(&place::run_dir(), &args.name, &Request::GrowSize)
-        .map_err(|e| call_failure(&args.name, e))?;
-    let another = |e| Failure::new(1, format!("The daemon speaks another version ({e})."));
-    let grown: GrownTo = serde_json::from_value(answer).map_err(another)?;
-    if args.json {
-        let text = serde_json::to_string_pretty(&grown);
-        print(&text.map_err(|e| Failure::new(1, format!("The answer cannot be shown: {e}.")))?);
-    } else {
-        print(&shown(&args.name, &grown));
-    }
-    Ok(0)
+    let grown: GrownTo = ask(&args.name, &Request::GrowSize)?;
+    tell(args, &grown, shown(&args.name, &grown))
 }
 
 /// More members.
-fn by_disks(_args: &GrowArgs) -> Outcome {
-    Err(not_yet("To grow by more disks (--add)"))
+fn by_disks(args: &GrowArgs) -> Outcome {
+    let (name, status) = (&args.name, members::status(&args.name)?);
+    let mut identities = Vec::new();
+    for disk in &args.add {
+        let identity = probe::identify(disk).map_err(|mut e| {
+            e.message.push_str(" Nothing was changed.");
+            e
+        })?;
+        identities.push((&**disk, identity));
+    }
+    probe::check_distinct(identities)?;
+    for disk in &args.add {
+        members::check(name, &status, disk)?;
+    }
+    let disks: Vec<PathBuf> = args.add.iter().map(|d| place::absolute(d)).collect();
+    let new = |d: &PathBuf| NewDisk { disk: members::text(d), seen: members::seen(d) };
+    let request = Request::GrowAdd { disks: disks.iter().map(new).collect() };
+    let wider: WidenedTo = members::with_remembered(name, &disks, || ask(name, &request))?;
+    tell(args, &wider, shown_wider(name, &wider))
+}
+
+fn ask<T: DeserializeOwned>(name: &str, request: &Request) -> Result<T, Failure> {
+    let answer = client::call(&place::run_dir(), name, request);
+    let answer = answer.map_err(|e| call_failure(name, e))?;
+    serde_json::from_value(answer)
+        .map_err(|e| Failure::new(1, format!("The daemon speaks another version ({e}).")))
+}
+
+fn tell(args: &GrowArgs, what: &impl Serialize, for_people: String) -> Outcome {
+    let text = if args.json {
+        let text = serde_json::to_string_pretty(what);
+        text.map_err(|e| Failure::new(1, format!("The answer cannot be shown: {e}.")))?
+    } else {
+        for_people
+    };
+    print(&text);
+    Ok(0)
+}
+
+fn shown_wider(name: &str, wider: &WidenedTo) -> String {
+    let WidenedTo { level, data_before, data, parity, .. } = wider;
+    let became = match &wider.added[..] {
+        [one] => format!("{one} is a member"),
+        all => format!("{} are members", all.join(", ")),
+    };
+    format!(
+        "{became} of \"{name}\" now, which is {level} {data}+{parity} and was {data_before}+{parity}. It has {} \
+         and will have {}. {}",
+        human(wider.before_bytes),
+        human(wider.after_bytes),
+        wider.note
+    )
 }
 
 fn shown(name: &str, grown: &GrownTo) -> String {
@@ -76,6 +123,28 @@ mod tests {
         for words in wrong {
             assert_eq!(parsed(words).err(), Some(2), "{words:?}");
         }
+    }
+
+    #[test]
+    fn the_wider_shape_is_said() {
+        let wider = |added: &[&str]| WidenedTo {
+            level: "raid5".into(),
+            data_before: 2,
+            data: 2 + added.len() as u32,
+            parity: 1,
+            added: added.iter().map(|d| (*d).to_owned()).collect(),
+            before_bytes: 1 << 30,
+            after_bytes: 3 << 29,
+            device: "/dev/ublkb0".into(),
+            via: "ublk".into(),
+            waited_ms: 7,
+            note: "Later.".into(),
+        };
+        let text = "/d is a member of \"tank\" now, which is raid5 3+1 and was 2+1. It has 1 GiB and will \
+                    have 1.5 GiB. Later.";
+        assert_eq!(shown_wider("tank", &wider(&["/d"])), text);
+        let two = shown_wider("tank", &wider(&["/d", "/e"]));
+        assert!(two.starts_with("/d, /e are members of \"tank\" now, which is raid5 4+1"), "{two}");
     }
 
     #[test]

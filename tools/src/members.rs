@@ -1,4 +1,5 @@
-//! `evenkeel add`, `remove` and `replace`: the disks of an array that runs.
+//! `evenkeel add`, `remove` and `replace`: the disks of an array that runs. What they do first and last
+//! is `grow --add`'s, too.
 //!
 //! What must hold: a disk is looked at before the daemon is asked to write to it; the disks that are
 //! remembered for a start by name are those that the array has.
@@ -51,20 +52,51 @@ pub fn replace(args: &ReplaceArgs) -> Outcome {
     place::check_name(&args.name)?;
     let status = status(&args.name)?;
     let (old, new) = (place::absolute(&args.old), place::absolute(&args.new));
-    let is_spare = |m: &Value| m["state"] == "spare" && m["path"] == text(&new);
-    // The daemon has a spare open: it was looked at when it was taken in.
-    if !array_of(&status, "members").iter().any(is_spare) {
-        candidate::check_for(&args.new, uuid_of(&args.name, &status)?)?;
-    }
+    check(&args.name, &status, &args.new)?;
     ask(&args.name, &Request::Replace { old: text(&old), seen: seen(&new), new: text(&new) })?;
     // The old one leaves when the new one is filled: until then a start needs both.
     remember(&args.name, Some(&new), None);
     Ok(0)
 }
 
+/// Checks a disk that is to be taken in, unless it is a spare already: the daemon has that one open, and it
+/// was looked at when it was taken in.
+///
+/// # Errors
+/// As [`candidate::check_for`].
+pub fn check(name: &str, status: &Value, disk: &Path) -> Result<(), Failure> {
+    let path = text(&place::absolute(disk));
+    let is_spare = |m: &Value| m["state"] == "spare" && m["path"] == path;
+    if array_of(status, "members").iter().any(is_spare) {
+        return Ok(());
+    }
+    candidate::check_for(disk, uuid_of(name, status)?)
+}
+
 /// Takes off the list for a start by name what is no member any more: disks whose place was taken.
 pub fn forget_those_that_left(name: &str) {
     remember(name, None, None);
+}
+
+/// Does what makes members of `disks`, with them on the list for a start by name: a daemon that dies
+/// meanwhile may have done so. Those that the array has not in the end are taken off again.
+pub fn with_remembered<T>(name: &str, disks: &[PathBuf], done: impl FnOnce() -> T) -> T {
+    let before = place::remembered_disks(name);
+    let and = |more: &[&PathBuf]| {
+        let new = more.iter().copied().filter(|d| !before.contains(d));
+        let all: Vec<PathBuf> = before.iter().chain(new).cloned().collect();
+        if let Err(e) = place::remember_disks(name, &all) {
+            eprintln!("evenkeel: The disks were not remembered for a start by name: {e}.");
+        }
+    };
+    and(&disks.iter().collect::<Vec<_>>());
+    let answer = done();
+    if let Ok(status) = status(name) {
+        let members = array_of(&status, "members");
+        let there = |d: &&PathBuf| members.iter().any(|m| m["path"] == text(d));
+        and(&disks.iter().filter(there).collect::<Vec<_>>());
+    }
+    answer
 }
 
 /// Brings the list for a start by name up to date. What cannot be known stays on it, and where it cannot
@@ -94,11 +126,15 @@ fn remember(name: &str, came: Option<&Path>, left: Option<&Path>) {
 
 /// What the daemon must find at this path, too: the file that was looked at here. Devices are the same
 /// everywhere.
-fn seen(path: &Path) -> Option<(u64, u64)> {
+pub fn seen(path: &Path) -> Option<(u64, u64)> {
     path.is_file().then(|| identity(path).ok()).flatten()
 }
 
-fn status(name: &str) -> Result<Value, Failure> {
+/// What the daemon says of its array.
+///
+/// # Errors
+/// No daemon runs, or it does not answer.
+pub fn status(name: &str) -> Result<Value, Failure> {
     ask(name, &Request::Status)
 }
 
@@ -117,6 +153,7 @@ fn array_of<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text(path: &Path) -> String {
+/// A path as the daemon is told it.
+pub fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

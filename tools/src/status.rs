@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use evenkeel_raid::Status;
-use evenkeel_raid::status::{MemberState, MemberStatus, Role, ScrubStatus, State};
+use evenkeel_raid::status::{GrowStatus, MemberState, MemberStatus, Role, ScrubStatus, State};
 use evenkeel_ublk_target::control::client::CallError;
 use evenkeel_ublk_target::control::{Failure, Request, client};
 
@@ -232,6 +232,9 @@ fn table(s: &Status) -> String {
             out += &format!(", {}/s, {left} s left", human(r.bytes_per_s));
         }
     }
+    if let Some(g) = &s.grow {
+        out += &format!("\n{}", grow_line(g, s.data, s.parity));
+    }
     if let Some(scrub) = &s.scrub {
         out += &format!("\n{}", scrub_line(scrub));
     }
@@ -245,6 +248,17 @@ fn table(s: &Status) -> String {
         );
     }
     out
+}
+
+/// How far the stripes are that are moved to more members.
+fn grow_line(g: &GrowStatus, data: u32, parity: u32) -> String {
+    let left = g.eta_s.map_or_else(|| "?".to_owned(), |eta| format!("{eta} s"));
+    format!(
+        "growing to {data}+{parity}: {} of {} moved, {}/s, {left} left",
+        human(g.done_bytes),
+        human(g.total_bytes),
+        human(g.bytes_per_s)
+    )
 }
 
 /// How far the scrub is, or what the last one found.
@@ -336,6 +350,16 @@ mod tests {
         ] {
             assert!(rows.iter().any(|r| r.starts_with(row)), "{row:?} in\n{text}");
         }
+        assert!(!text.contains("growing"));
+        let mut status = status;
+        let mut grow =
+            GrowStatus { done_bytes: 1 << 20, total_bytes: 1 << 30, bytes_per_s: 0, eta_s: None };
+        status.grow = Some(grow);
+        let line = "\ngrowing to 2+1: 1 MiB of 1 GiB moved, 0 B/s, ? left";
+        assert!(table(&status).contains(line), "{}", table(&status));
+        (grow.bytes_per_s, grow.eta_s) = (1 << 20, Some(1023));
+        status.grow = Some(grow);
+        assert!(table(&status).contains("moved, 1 MiB/s, 1023 s left"), "{}", table(&status));
         let value = serde_json::to_value(&status).unwrap();
         assert_eq!(code_of(&value["state"]), 1);
         assert_eq!(parse("tank", value).unwrap().epoch, 3);

@@ -1,4 +1,5 @@
-//! `evenkeel wait`: until everything that is in the cache is in its place, or a scrub or rebuild has ended.
+//! `evenkeel wait`: until everything that is in the cache is in its place, or a
+//! scrub, rebuild or growth has ended.
 
 use evenkeel_ublk_target::control::{Request, WaitFor, client};
 
@@ -9,6 +10,7 @@ pub fn run(args: &WaitArgs) -> Outcome {
     place::check_name(&args.name)?;
     let what = match args.what {
         WaitWhat::Destage => WaitFor::Destage,
+        WaitWhat::Grow => WaitFor::Grow,
         WaitWhat::Rebuild => WaitFor::Rebuild,
         WaitWhat::Scrub => WaitFor::Scrub,
     };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use evenkeel_raid::Status;
-use evenkeel_raid::status::{RebuildStatus, ScrubStatus};
+use evenkeel_raid::status::{GrowStatus, RebuildStatus, ScrubStatus};
 use schema::check;
 use serde_json::{Value, json};
 
@@ -122,6 +122,7 @@ fn what_a_daemon_prints_is_as_the_schema_says() {
         bytes_per_s: 3,
         eta_s: None,
     });
+    status.grow = Some(GrowStatus { done_bytes: 1, total_bytes: 2, bytes_per_s: 0, eta_s: None });
     let eta = |seconds| {
         let mut value = serde_json::to_value(&status).expect("JSON");
         value["rebuild"]["eta_s"] = seconds;
@@ -148,7 +149,9 @@ fn what_a_daemon_prints_is_as_the_schema_says() {
     assert_eq!(check(&schema, &full), Ok(()));
 
     // The schema notices what is missing, what is too much and what is of another type.
-    for at in ["", "/members/1", "/rebuild", "/scrub", "/log", "/cache", "/stripes", "/replay"] {
+    for at in
+        ["", "/members/1", "/rebuild", "/grow", "/scrub", "/log", "/cache", "/stripes", "/replay"]
+    {
         let keys: Vec<String> =
             full.pointer(at).and_then(Value::as_object).expect(at).keys().cloned().collect();
         let changed = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| {

@@ -338,6 +338,14 @@ impl<W: World> Array<W> {
         (state, path)
     }
 
+    /// The disks that bear the array's epochs: members, journal devices, spares, and those that are
+    /// being filled.
+    #[must_use]
+    pub fn disks(&self) -> Vec<W::Disk> {
+        let all = self.0.members.those(|m| m.is_bearer());
+        all.into_iter().filter_map(|m| self.0.members.disk(m)).collect()
+    }
+
     /// Fails a member by order of a person: durable when this returns (I3).
     ///
     /// # Errors

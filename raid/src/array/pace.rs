@@ -1,6 +1,7 @@
 //! When destage runs: when the cache or the log fills, when blocks are old, and in idle time.
 //! Two tasks: the destager, and a ticker that wakes it while something is dirty.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use evenkeel_journal::log::Halted;
@@ -30,7 +31,7 @@ impl<W: World> Array<W> {
             watcher.0.dirtied.notify();
         });
         let ticker = self.clone();
-        self.0.world.spawn("destage ticker", async move { ticker.run_ticker().await });
+        self.0.world.spawn("destage ticker", ticker.run_ticker());
     }
 
     /// Something became dirty; if there is much of it, destage begins.
@@ -66,10 +67,15 @@ impl<W: World> Array<W> {
             || !self.0.sums.suspects().is_empty()
     }
 
-    async fn run_ticker(&self) {
+    /// Asleep it does not keep the array: one that was stopped goes at once, with its memory.
+    async fn run_ticker(mut self) {
         while !self.0.stopped.get() && !self.0.members.is_halted() {
             if self.has_work() {
-                self.0.world.sleep(TICK).await;
+                let (tick, array) = (self.0.world.sleep(TICK), Rc::downgrade(&self.0));
+                drop(self);
+                tick.await;
+                let Some(inner) = array.upgrade() else { return };
+                self = Array(inner);
                 self.0.journal.pressure().notify();
             } else {
                 self.0.dirtied.wait().await;

@@ -3,6 +3,7 @@
 //! A request is `{"op":"status"}`, `{"op":"stop","force":false}`, `{"op":"fail","disk":"/dev/sdb"}`,
 //! `{"op":"add","disk":"/dev/sdc"}`, `{"op":"remove","disk":"/dev/sdb"}`,
 //! `{"op":"replace","old":"/dev/sdb","new":"/dev/sdc"}`, `{"op":"grow_size"}`,
+//! `{"op":"grow_add","disks":[{"disk":"/dev/sdc"}]}`,
 //! `{"op":"locate","byte":4096}`, `{"op":"scrub","check_only":false}`, `{"op":"scrub_stop"}`, `{"op":"settings"}`, `{"op":"hand_over"}` or
 //! `{"op":"wait","what":"destage","timeout_s":60}`; its answer is `{"ok":…}` or
 //! `{"error":{"code":N,"message":"…"}}`, where the code is an exit code of the command. A line that is
@@ -77,6 +78,12 @@ pub enum Request {
     },
     /// Grow by what all members have beyond what is used of them. The answer is a [`GrownTo`].
     GrowSize,
+    /// Grow by more members: each of these disks is taken in, unless it is a spare already, and becomes
+    /// one. The answer is a [`WidenedTo`]; the stripes are moved afterwards.
+    GrowAdd {
+        /// Which disks.
+        disks: Vec<NewDisk>,
+    },
     /// What `locate --json` prints: where a byte of the device lies.
     Locate {
         /// Which byte.
@@ -105,6 +112,16 @@ pub enum Request {
     },
 }
 
+/// A disk that is to become a part of the array.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NewDisk {
+    /// Its path.
+    pub disk: String,
+    /// What the path leads to, as for [`Request::Add`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<(u64, u64)>,
+}
+
 /// What `wait` waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -115,6 +132,8 @@ pub enum WaitFor {
     Scrub,
     /// No member is being filled, and no spare is about to be.
     Rebuild,
+    /// No stripes are being moved to more members, and the device shows the size that it has since.
+    Grow,
 }
 
 /// What became of a disk that was added.
@@ -141,6 +160,33 @@ pub struct GrownTo {
     /// `after_bytes` yet, it is after the next stop and start.
     pub device_bytes: Option<u64>,
     /// What the device shows, in full sentences.
+    pub note: String,
+}
+
+/// The shape that an array has got by more members: what `grow --add --json` prints.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WidenedTo {
+    /// The level, as `create --level` takes it.
+    pub level: String,
+    /// Data chunks of a stripe before.
+    pub data_before: u32,
+    /// Data chunks of a stripe from now on.
+    pub data: u32,
+    /// Parity chunks of a stripe.
+    pub parity: u32,
+    /// Paths of the disks that became members.
+    pub added: Vec<String>,
+    /// Bytes of the array now, and until all stripes are moved.
+    pub before_bytes: u64,
+    /// Bytes that it has then.
+    pub after_bytes: u64,
+    /// The device, or the socket.
+    pub device: String,
+    /// `ublk` or `nbd`.
+    pub via: String,
+    /// How long requests waited.
+    pub waited_ms: u64,
+    /// What goes on now, in full sentences.
     pub note: String,
 }
 
@@ -214,6 +260,11 @@ pub trait Commands: Clone + 'static {
     ) -> impl Future<Output = Result<(), ArrayError>>;
     /// Grows by what all members have beyond what is used of them, and has the device show it.
     fn grow_size(&self) -> impl Future<Output = Result<GrownTo, ArrayError>>;
+    /// Takes these disks in, unless they are spares already, and makes members of them: the array has
+    /// the wider shape then, and moves its stripes afterwards.
+    fn grow_add(&self, disks: &[NewDisk]) -> impl Future<Output = Result<WidenedTo, ArrayError>>;
+    /// Waits until no stripes are being moved to more members, and the device shows the size since.
+    fn growth_ended(&self) -> impl Future<Output = Result<(), ArrayError>>;
     /// Waits until no member is being filled.
     fn rebuilt(&self) -> impl Future<Output = Result<(), ArrayError>>;
     /// Brings everything that is dirty now into its slots.
@@ -234,6 +285,11 @@ pub trait Commands: Clone + 'static {
     /// Takes no more requests, finishes those under way, closes the front end and stops the
     /// array. Called once.
     fn stop(&self) -> impl Future<Output = Result<(), ArrayError>>;
+    /// Whether there is no array any more, though nobody has stopped it: the daemon ends after the answer
+    /// that says why, and leaves everything as a dead daemon does.
+    fn is_over(&self) -> bool {
+        false
+    }
     /// Called after the answer to a stop was sent, whether it went well or not, and after it has
     /// left: the process may end now.
     fn quit(&self);
@@ -272,6 +328,15 @@ mod tests {
         let replace = Request::Replace { old: "/o".into(), new: disk(), seen: None };
         assert_eq!(ask(r#"{"op":"replace","old":"/o","new":"/d"}"#).unwrap(), replace);
         assert_eq!(ask(r#"{"op":"grow_size"}"#).unwrap(), Request::GrowSize);
+        let new = |seen| NewDisk { disk: disk(), seen };
+        let grow = Request::GrowAdd { disks: vec![new(None), new(Some((1, 2)))] };
+        let line = r#"{"op":"grow_add","disks":[{"disk":"/d"},{"disk":"/d","seen":[1,2]}]}"#;
+        assert_eq!(ask(line).unwrap(), grow);
+        assert_eq!(serde_json::to_string(&grow).unwrap(), line);
+        let wait = Request::Wait { what: WaitFor::Grow, timeout_s: None };
+        assert_eq!(ask(r#"{"op":"wait","what":"grow"}"#).unwrap(), wait);
+        assert!(ask(r#"{"op":"grow_add","disks":["/d"]}"#).is_err());
+        assert!(ask(r#"{"op":"grow_add"}"#).is_err());
         let wait = Request::Wait { what: WaitFor::Rebuild, timeout_s: None };
         assert_eq!(ask(r#"{"op":"wait","what":"rebuild"}"#).unwrap(), wait);
         assert!(ask(r#"{"op":"replace","old":"/o"}"#).is_err());

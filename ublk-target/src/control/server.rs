@@ -104,6 +104,8 @@ async fn converse<W: World, C: Commands>(s: &Rc<State<W, C>>, socket: &Socket) -
         let request = serde_json::from_slice(&buf[..end]);
         buf.copy_within(end + 1..filled, 0);
         filled -= end + 1;
+        // What this does with the array may be its end.
+        let grows = matches!(request, Ok(Request::GrowAdd { .. }));
         let (done, last) = match request {
             Ok(Request::Stop { force }) => stop(s, force).await,
             Ok(Request::HandOver) => match prepare_to_leave(s).await {
@@ -120,7 +122,7 @@ async fn converse<W: World, C: Commands>(s: &Rc<State<W, C>>, socket: &Socket) -
             Err(failure) => Answer::Error(failure),
         };
         let sent = send(s, socket, &answer).await;
-        if last {
+        if last || grows && s.commands.is_over() {
             s.commands.quit();
         }
         sent?;
@@ -164,6 +166,8 @@ async fn carry_out<W: World, C: Commands>(
         }
         Request::GrowSize => serde_json::to_value(s.commands.grow_size().await?)
             .map_err(|e| Failure::new(1, format!("The answer cannot be written: {e}."))),
+        Request::GrowAdd { disks } => serde_json::to_value(s.commands.grow_add(&disks).await?)
+            .map_err(|e| Failure::new(1, format!("The answer cannot be written: {e}."))),
         Request::Scrub { check_only } => {
             s.commands.scrub(check_only).await?;
             Ok(Value::Null)
@@ -193,6 +197,10 @@ async fn carry_out<W: World, C: Commands>(
                 WaitFor::Rebuild => {
                     let done = within(&s.world, limit, s.commands.rebuilt()).await;
                     (done, "The rebuild has not ended")
+                }
+                WaitFor::Grow => {
+                    let done = within(&s.world, limit, s.commands.growth_ended()).await;
+                    (done, "The stripes are not all moved")
                 }
             };
             let late = || format!("{not_yet} after {} s; it goes on.", limit.as_secs_f64());

@@ -17,7 +17,9 @@ use evenkeel_raid::{Ack, ArrayError, ErrorKind, Located, Status};
 use serde_json::{Value, json};
 
 use super::client::{CallError, call};
-use super::{AddedAs, Commands, GrownTo, Request, Settings, WaitFor, server, socket_path};
+use super::{
+    AddedAs, Commands, GrownTo, NewDisk, Request, Settings, WaitFor, WidenedTo, server, socket_path,
+};
 use crate::daemon::Via;
 use crate::nbd::socket;
 
@@ -25,6 +27,7 @@ struct Inner {
     world: UringWorld,
     open: Cell<usize>,
     stopped: Cell<bool>,
+    gone: Cell<bool>,
     ended: Cell<bool>,
     quit: Signal,
 }
@@ -112,6 +115,38 @@ impl Commands for StandIn {
         })
     }
 
+    async fn grow_add(&self, disks: &[NewDisk]) -> Result<WidenedTo, ArrayError> {
+        let Some(small) = disks.iter().find(|d| d.disk == "/small") else {
+            return Ok(WidenedTo {
+                level: "raid5".into(),
+                data_before: 2,
+                data: 2 + disks.len() as u32,
+                parity: 1,
+                added: disks.iter().map(|d| d.disk.clone()).collect(),
+                before_bytes: 1 << 30,
+                after_bytes: 1 << 31,
+                device: "/dev/x".into(),
+                via: "ublk".into(),
+                waited_ms: 7,
+                note: "Later.".into(),
+            });
+        };
+        if small.seen.is_some() {
+            // The array is gone by that.
+            self.0.gone.set(true);
+        }
+        Err(ArrayError::new(ErrorKind::TooSmall, "/small is too small."))
+    }
+
+    async fn growth_ended(&self) -> Result<(), ArrayError> {
+        self.0.world.sleep(Duration::from_millis(300)).await;
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.gone.get()
+    }
+
     async fn rebuilt(&self) -> Result<(), ArrayError> {
         self.0.world.sleep(Duration::from_millis(300)).await;
         Ok(())
@@ -190,6 +225,7 @@ fn serve(name: &str) -> (PathBuf, JoinHandle<()>) {
             world: world.clone(),
             open: Cell::new(0),
             stopped: Cell::new(false),
+            gone: Cell::new(false),
             ended: Cell::new(false),
             quit: Signal::new(),
         }));
@@ -221,7 +257,7 @@ fn a_daemon_is_asked_and_stopped() {
     assert_eq!(ask(&Request::Status).unwrap()["name"], "tank");
     assert_eq!(failure(ask(&Request::Fail { disk: "/x".into() })), (12, "/x is no member.".into()));
     assert_eq!(failure(ask(&Request::Locate { byte: 9 })), (2, "There is no byte 9.".into()));
-    for what in [WaitFor::Destage, WaitFor::Scrub, WaitFor::Rebuild] {
+    for what in [WaitFor::Destage, WaitFor::Scrub, WaitFor::Rebuild, WaitFor::Grow] {
         let wait = |s| Request::Wait { what, timeout_s: Some(s) };
         assert_eq!(failure(ask(&wait(0.05))).0, 1);
         assert_eq!(failure(ask(&wait(-1.0))).0, 2);
@@ -238,6 +274,12 @@ fn a_daemon_is_asked_and_stopped() {
     let sizes = ["before_bytes", "after_bytes", "device_bytes"].map(|key| grown[key].as_u64());
     assert_eq!(sizes, [Some(1 << 30), Some(1 << 31), None]);
     assert_eq!((&grown["device"], &grown["note"]), (&json!("/dev/x"), &json!("Later.")));
+    let new = |disk: &str| NewDisk { disk: disk.into(), seen: None };
+    let wider = ask(&Request::GrowAdd { disks: vec![new("/a"), new("/b")] }).unwrap();
+    assert_eq!((&wider["added"], &wider["data"]), (&json!(["/a", "/b"]), &json!(4)));
+    assert_eq!((&wider["data_before"], &wider["after_bytes"]), (&json!(2), &json!(1u64 << 31)));
+    let small = ask(&Request::GrowAdd { disks: vec![new("/a"), new("/small")] });
+    assert_eq!(failure(small), (15, "/small is too small.".into()));
     let scrub = ask(&Request::Scrub { check_only: true });
     assert_eq!(failure(scrub), (1, "Refused, check-only true.".into()));
     assert_eq!(ask(&Request::ScrubStop).unwrap(), Value::Null);
@@ -249,6 +291,17 @@ fn a_daemon_is_asked_and_stopped() {
     let before = Instant::now();
     ask(&Request::Stop { force: false }).unwrap();
     assert!(before.elapsed() >= Duration::from_millis(150), "it waited for the client to leave");
+    thread.join().unwrap();
+    assert!(matches!(ask(&Request::Status), Err(CallError::NoDaemon)));
+}
+
+#[test]
+fn a_daemon_whose_array_is_gone_says_why_and_ends() {
+    let (dir, thread) = serve("gone");
+    let ask = |r: &Request| call(&dir, "tank", r);
+    let small = NewDisk { disk: "/small".into(), seen: Some((1, 2)) };
+    let answer = ask(&Request::GrowAdd { disks: vec![small] });
+    assert_eq!(failure(answer), (15, "/small is too small.".into()));
     thread.join().unwrap();
     assert!(matches!(ask(&Request::Status), Err(CallError::NoDaemon)));
 }

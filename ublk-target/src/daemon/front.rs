@@ -10,6 +10,7 @@ use evenkeel_journal::uring::{Engine, UringWorld};
 use evenkeel_journal::world::World;
 use evenkeel_raid::{Ack, Array, ArrayError, ErrorKind};
 
+use super::gate::Gate;
 use super::tell::Teller;
 use super::{DaemonConfig, Via, failed, within};
 use crate::nbd::{self, NbdServer, Patience, ServerConfig};
@@ -33,7 +34,8 @@ const QUIESCE_PATIENCE: Duration = Duration::from_secs(5);
 /// How old an answer to "is it in use?" may be.
 const FRESH: Duration = Duration::from_millis(200);
 
-type DaemonArray = Array<UringWorld>;
+/// What a front end serves: the array, or whichever takes its place.
+pub type Served = Gate<Array<UringWorld>>;
 
 /// A device whose daemon died and that this start goes on with.
 pub struct Takeover(Option<Known>);
@@ -163,7 +165,7 @@ struct Ublk {
 
 enum Kind {
     Ublk(Ublk),
-    Nbd { server: NbdServer<UringWorld, DaemonArray>, socket: PathBuf },
+    Nbd { server: NbdServer<UringWorld, Served>, socket: PathBuf },
 }
 
 /// What a front end shows of an array that has grown.
@@ -191,7 +193,7 @@ impl Front {
         engine: &Engine,
         control: &Control,
         takeover: Takeover,
-        array: &DaemonArray,
+        served: &Served,
         asked: Asked,
     ) -> Result<Front, ArrayError> {
         let device = match takeover.0 {
@@ -213,7 +215,7 @@ impl Front {
         record.store(&config.run_dir, &config.name).map_err(|e| {
             failed(format!("{} cannot be written to: {e}.", config.run_dir.display()))
         })?;
-        let queue = Queue::start(engine, &device, array).map_err(|e| ublk_error("served", &e))?;
+        let queue = Queue::start(engine, &device, served).map_err(|e| ublk_error("served", &e))?;
         let started = control.start_device(&device).await;
         started.map_err(|e| ublk_error("started", &e))?;
         let (path, shown) = (device.path(), device.size_bytes());
@@ -246,7 +248,7 @@ impl Front {
     pub fn nbd(
         config: &DaemonConfig,
         world: &UringWorld,
-        array: &DaemonArray,
+        served: &Served,
         listener: Option<UnixListener>,
     ) -> Result<Front, ArrayError> {
         let (socket, read_only) = (config.socket_path(), config.start.read_only);
@@ -254,8 +256,9 @@ impl Front {
         let listener = listener.map_or_else(|| nbd::socket::listen(&socket), Ok).map_err(cannot)?;
         let server_config =
             ServerConfig { name: config.name.clone(), read_only, patience: Patience::default() };
-        let (driver, array) = (world.driver().clone(), array.clone());
-        let server = NbdServer::start(world.clone(), driver, listener, array, server_config);
+        let driver = world.driver().clone();
+        let server =
+            NbdServer::start(world.clone(), driver, listener, served.clone(), server_config);
         let path = socket.display().to_string().into();
         Ok(Front { kind: Rc::new(Kind::Nbd { server, socket }), path })
     }

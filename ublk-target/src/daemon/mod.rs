@@ -3,7 +3,8 @@
 //!
 //! - [`members`] opening and locking; [`pid_file`] one daemon an array and run directory;
 //! - [`handover`] taking the array over from a daemon that runs;
-//! - [`front`] the two front ends behind one face; [`live`] the commands of the control socket;
+//! - [`front`] the two front ends behind one face; [`gate`] what stands between them and the array;
+//!   [`live`] the commands of the control socket;
 //! - [`tell`] what the daemon in the background says to the process that started it; [`hook`] the
 //!   program that is run on events.
 //!
@@ -14,6 +15,7 @@
 //! recovery ends.
 
 pub mod front;
+pub mod gate;
 pub mod handover;
 pub mod hook;
 pub mod live;
@@ -39,7 +41,7 @@ use crate::control::Settings;
 use crate::process;
 use crate::ublk::record::parse_uuid;
 use crate::{control, nbd, ublk};
-use front::{Front, Takeover};
+use front::{Front, Served, Takeover};
 use handover::Seat;
 use hook::{Hook, HookConfig};
 use live::Live;
@@ -294,19 +296,20 @@ async fn live(
     let listener = listener.map_err(|e| {
         failed(format!("The control socket {} cannot be made: {e}.", socket.display()))
     })?;
+    let (size_bytes, served) = (array.size_bytes(), Served::new(array));
     let front = match config.via {
         Via::Ublk => {
             let params = ublk::DeviceParams {
-                size_bytes: array.size_bytes(),
+                size_bytes,
                 chunk_bytes: status.chunk_bytes,
                 data: u64::from(status.data),
                 ack: options.ack,
                 read_only: options.read_only,
             };
             let asked = front::Asked { uuid, params, explicit_ack: config.ack };
-            Front::ublk(config, engine, &control, takeover, &array, asked).await
+            Front::ublk(config, engine, &control, takeover, &served, asked).await
         }
-        Via::Nbd => Front::nbd(config, &world, &array, nbd_listener),
+        Via::Nbd => Front::nbd(config, &world, &served, nbd_listener),
     };
     let front = match front {
         Ok(front) => front,
@@ -316,7 +319,7 @@ async fn live(
         }
     };
     let path = front.path().to_owned();
-    let live = Live::new(&world, array, front, hook, config);
+    let live = Live::new(&world, served, options, front, hook, config);
     control::server::start(world.clone(), world.driver().clone(), listener, live.clone());
     live.obey(signals);
     live.tell_news();
