@@ -34,9 +34,14 @@ impl<W: World> Array<W> {
         }
         let emptied = self.empty_from(wider.slots).await;
         if emptied.is_err() {
-            slots.use_up_to(self.0.geometry.get().slots);
+            self.stay_as_it_is();
         }
         emptied.map(|()| wider)
+    }
+
+    /// It will not become wider after all: the last slots are used again.
+    pub fn stay_as_it_is(&self) {
+        self.0.slots.use_up_to(self.0.geometry.get().slots);
     }
 
     /// The wider shape. Only how wide it is matters here; what its pages bear is drawn when it comes in

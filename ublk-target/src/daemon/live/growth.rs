@@ -73,10 +73,20 @@ impl Live {
         let but = |e: ArrayError| self.but_spares(e, &taken);
         let spares = spares.map_err(but)?;
         let wider = array.prepare_to_widen(&spares).await.map_err(but)?;
+        let but = |e: ArrayError| {
+            array.stay_as_it_is();
+            but(e)
+        };
         let uuids = uuids_of(&array, &spares).map_err(but)?;
         let (shape, before_bytes) = (array.geometry(), array.size_bytes());
         array.destage_all().await.map_err(|e| but(failed(format!("Not all is destaged: {e}."))))?;
         drop((array, inside));
+        let but = |e: ArrayError| {
+            if let Some(array) = s.served.target() {
+                array.stay_as_it_is();
+            }
+            self.but_spares(e, &taken)
+        };
 
         // Whoever wants its end may have come meanwhile; from here on that waits.
         self.may_begin().map_err(but)?;
