@@ -167,7 +167,7 @@ stop m
 step "kill -9 $kills times while stripes are moved, a stop and an upgrade besides"
 sizes=$large
 expect 0 make s raid6 3 2 "$sizes"
-start s
+start s --rebuild-rate 96M
 before=$(size s)
 new_want $((before / (1 << 20) * (1 << 20) - (4 << 20)))
 nbdcopy "$work/want" "$(uri s)"
@@ -193,7 +193,7 @@ for ((i = 0; i < kills; i++)); do
 	in_the_middle || break
 	kill9 s
 	odd=$((200 + i))
-	start s
+	start s --rebuild-rate 96M
 	odd_writes s "$work/want" "$odd" 3 300000
 done
 # meanwhile COMMAND... : refused (1) while stripes are moved; else too small (15), or begun.

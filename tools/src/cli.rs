@@ -275,7 +275,7 @@ pub struct StartArgs {
     /// was started. (From a dead daemon every start takes over.)
     #[arg(long)]
     pub takeover: bool,
-    /// Bytes a second that a rebuild writes at most. Default: as many as the disks give while requests
+    /// Bytes a second that a rebuild, or a growth by more disks, writes at most. Default: as many as the disks give while requests
     /// are answered within 20 ms.
     #[arg(long, value_name = "RATE", value_parser = parse_size)]
     pub rebuild_rate: Option<u64>,
