@@ -3,20 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
-use evenkeel_journal::BLOCK;
 use evenkeel_journal::bytes::{
     crc_without, get_u16, get_u32, get_u64, get_u128, put_u16, put_u32, put_u64,
 };
 use evenkeel_journal::commit::{FLAG_INLINE, INLINE_AT, INLINE_MAX, column_crc};
 use evenkeel_journal::ring::{AT_HEAD, AT_TAIL, RING_RECORD_HEAD};
-use evenkeel_raid::Ack;
-use evenkeel_raid::geometry::Geometry;
+use evenkeel_journal::{BLOCK, MemberIndex, Slice};
+use evenkeel_raid::geometry::{Geometry, LOG_OFFSET};
 use evenkeel_raid::page::PAGE_MAGIC;
 use evenkeel_raid::superblock::Superblock;
+use evenkeel_raid::{Ack, Array, ArrayError, StartOptions, widen};
 use evenkeel_tests::damage::{Column, Running, SUPERBLOCK, columns, setup};
-use evenkeel_tests::evenkeel::journal_setups;
-use evenkeel_tests::sim::{Image, Mode, Survivors};
+use evenkeel_tests::evenkeel::{Evenkeel, journal_setups};
+use evenkeel_tests::sim::{Image, Mode, Simulation, Survivors};
+use evenkeel_tests::subject::{Setup, Subject};
 
 use crate::choices::Choices;
 
@@ -63,7 +65,42 @@ fn make_bases() -> Vec<Rc<Base>> {
         from.disks = from.disks.into_iter().map(|d| d.settled()).collect();
         bases.push(Rc::new(Base::of(from)));
     }
+    bases.push(Rc::new(Base::of(growing())));
     bases
+}
+
+/// An array that moves its stripes to more columns.
+fn growing() -> Survivors {
+    let limit = Duration::from_secs(600);
+    let sizes = Setup { member: 4 << 20, log: 2 << 20, cache: 3 << 20, ..setup("raid5-2+1") };
+    let sim = Simulation::new(5, &Survivors::new(4, sizes.member));
+    let (world, disks) = (sim.world(), sim.disks());
+    let ran = sim.run(limit, async move {
+        Evenkeel::create(&world, &disks[..3], &sizes).await?;
+        let text = |e: ArrayError| e.to_string();
+        let slowly = StartOptions { rebuild_rate: Some(1 << 16), ..StartOptions::default() };
+        let array = Array::start(&world, &disks[..3], &slowly, &|_| ()).await.map_err(text)?;
+        for nth in 0..30 {
+            let data = Slice::copy_of(&vec![nth as u8; sizes.stripe() as usize]);
+            array.write(nth * sizes.stripe(), data, false).await.map_err(|e| e.to_string())?;
+        }
+        array.add_disk(disks[3].clone()).await.map_err(text)?;
+        array.prepare_to_widen(&[MemberIndex(3)]).await.map_err(text)?;
+        let id = array.status().members[3].uuid.replace('-', "");
+        array.stop().await.map_err(text)?;
+        let id = u128::from_str_radix(&id, 16).map_err(|e| e.to_string())?;
+        widen(&world, &disks, &[id], None).await.map_err(text)?;
+        let array = Array::start(&world, &disks, &slowly, &|_| ()).await.map_err(text)?;
+        for nth in [3, 20, 21] {
+            let data = Slice::copy_of(&[nth as u8; BLOCK]);
+            array.write(nth * sizes.stripe(), data, true).await.map_err(|e| e.to_string())?;
+        }
+        if array.is_growing() { Ok(()) } else { Err("all is moved".to_owned()) }
+    });
+    ran.map_err(|s| s.to_string()).and_then(|inner| inner).expect("an array that grows");
+    let mut from = sim.snapshot().survive(Mode::PowerAll);
+    from.disks = from.disks.into_iter().map(|d| d.settled()).collect();
+    from
 }
 
 impl Base {
@@ -74,15 +111,21 @@ impl Base {
         // With journal devices, columns lie there alone; what `columns` looks at is as long as a
         // member's log, and theirs is not shorter.
         let commits = columns(&from).into_values().collect();
-        let mut pages: BTreeMap<(u16, u64, u8), Vec<(usize, u64)>> = BTreeMap::new();
+        let mut pages: BTreeMap<(u16, (u128, u64), u8), Vec<(usize, u64)>> = BTreeMap::new();
         let g = sb.geometry;
         for disk in from.disks.iter().take(g.members()) {
             let image = disk.view();
-            for at in (g.pages_offset..g.slots_offset).step_by(BLOCK) {
+            // Since columns were added they lie behind the slots, and before them those of before.
+            let log_end = LOG_OFFSET + g.log_rows * BLOCK as u64;
+            let behind = g.pages_offset.max(g.slots_offset)..g.superblock_c();
+            let behind = if g.areas_are_behind() { behind } else { 0..0 };
+            let places = (log_end..g.slots_offset).step_by(BLOCK).chain(behind.step_by(BLOCK));
+            for at in places {
                 let mut block = vec![0; BLOCK];
                 image.read(at, &mut block);
                 if block[..4] == PAGE_MAGIC {
-                    let name = (get_u16(&block, 6), get_u64(&block, 24), block[32]);
+                    let number = (get_u128(&block, 8), get_u64(&block, 24));
+                    let name = (get_u16(&block, 6), number, block[32]);
                     pages.entry(name).or_default().push((disk.id, at));
                 }
             }

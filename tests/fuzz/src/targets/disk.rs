@@ -68,6 +68,15 @@ pub fn superblock_seeds() -> Vec<Vec<u8>> {
         grown.geometry = grown.geometry.grown_to(larger).expect("there is room");
     }
     seeds.push(short(&grown.encode(0, SUPERBLOCK_A)));
+    // One that gets more columns, one that got some, and one that grew by larger members after that.
+    let mut wider = sample(Level::Raid6, 4, 2, 0);
+    wider.geometry = wider.geometry.widened(2, 77).expect("there is room");
+    wider.members.extend((0..2).map(|i| MemberEntry::active(200 + i)));
+    seeds.push(short(&wider.encode(0, SUPERBLOCK_A)));
+    wider.geometry = wider.geometry.alone();
+    seeds.push(short(&wider.encode(0, SUPERBLOCK_A)));
+    wider.geometry = wider.geometry.grown_to(2 << 30).expect("there is room");
+    seeds.push(short(&wider.encode(0, SUPERBLOCK_A)));
     seeds
 }
 
@@ -82,6 +91,17 @@ fn areas_are_apart(g: &Geometry) {
         areas.push((s.pages_at, s.pages_at + bytes(s.pages())));
         if g.has_checksums() {
             areas.push((s.sums_at, s.sums_at + bytes(s.sums.end - s.sums.start)));
+        }
+    }
+    if let Some(before) = g.shape_before() {
+        assert!(before.data < g.data && before.device_blocks() <= g.device_blocks());
+        let n = before.members() as u64;
+        let own = |pages: u64| pages.div_ceil(n) * (g.parity as u64 + 1) * 2 * block;
+        for s in before.stretches() {
+            areas.push((s.pages_at, s.pages_at + own(s.pages())));
+            if g.has_checksums() {
+                areas.push((s.sums_at, s.sums_at + own(s.sums.end - s.sums.start)));
+            }
         }
     }
     areas.sort_unstable();
