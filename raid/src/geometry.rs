@@ -402,6 +402,15 @@ impl Geometry {
         2 * (rows + (stripes + 1) * self.place_rows() + SPARE_ROWS + LOST_ROWS)
     }
 
+    /// Whether log and cache take the largest request, the log also where it goes when journal devices
+    /// are lost.
+    fn log_and_cache_are_large_enough(&self) -> bool {
+        let home = Geometry { log_home: LogHome::Members, ..*self };
+        self.rows_of_log() >= self.least_log_rows()
+            && home.log_rows >= home.least_log_rows()
+            && self.cache_blocks >= 2 * self.max_request_blocks() + 16
+    }
+
     /// Lays an array out over members of `member_bytes`.
     ///
     /// # Errors

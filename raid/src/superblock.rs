@@ -438,6 +438,7 @@ impl Superblock {
             && geometry.areas_are_behind() == (get_u64(b, 80) & AREAS_BEHIND != 0)
             && geometry.before_is_sane()
             && geometry.areas_are_apart()
+            && geometry.rows_of_log() >= geometry.least_log_rows()
             && checksums_are_sane(&geometry, get_u64(b, 80) & CHECKSUMS != 0, get_u64(b, 224))
             && geometry.cache_blocks <= CACHE_BLOCKS_MAX;
         if !sane {

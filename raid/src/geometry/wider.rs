@@ -145,8 +145,7 @@ impl Geometry {
             );
             return refuse(ErrorKind::TooSmall, text);
         }
-        if g.least_log_rows() > g.rows_of_log() || 2 * g.max_request_blocks() + 16 > g.cache_blocks
-        {
+        if !g.log_and_cache_are_large_enough() {
             let text = "The log or the cache of this array is too small for the requests that a wider \
                         device takes.";
             return refuse(ErrorKind::TooSmall, text.into());

@@ -36,6 +36,9 @@ pub struct Base {
     pub pages: Vec<Vec<(usize, u64)>>,
 }
 
+/// Kind of a page, what it bears and its number, place.
+type PageName = (u16, (u128, u64), u8);
+
 thread_local! {
     static BASES: Vec<Rc<Base>> = make_bases();
 }
@@ -111,7 +114,7 @@ impl Base {
         // With journal devices, columns lie there alone; what `columns` looks at is as long as a
         // member's log, and theirs is not shorter.
         let commits = columns(&from).into_values().collect();
-        let mut pages: BTreeMap<(u16, (u128, u64), u8), Vec<(usize, u64)>> = BTreeMap::new();
+        let mut pages: BTreeMap<PageName, Vec<(usize, u64)>> = BTreeMap::new();
         let g = sb.geometry;
         for disk in from.disks.iter().take(g.members()) {
             let image = disk.view();
