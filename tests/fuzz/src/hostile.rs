@@ -75,7 +75,7 @@ fn make_bases() -> Vec<Rc<Base>> {
 /// An array that moves its stripes to more columns.
 fn growing() -> Survivors {
     let limit = Duration::from_secs(600);
-    let sizes = Setup { member: 4 << 20, log: 2 << 20, cache: 3 << 20, ..setup("raid5-2+1") };
+    let sizes = Setup { member: 2 << 20, log: 1 << 20, cache: 2 << 20, ..setup("raid5-2+1") };
     let sim = Simulation::new(5, &Survivors::new(4, sizes.member));
     let (world, disks) = (sim.world(), sim.disks());
     let ran = sim.run(limit, async move {
@@ -83,7 +83,7 @@ fn growing() -> Survivors {
         let text = |e: ArrayError| e.to_string();
         let slowly = StartOptions { rebuild_rate: Some(1 << 16), ..StartOptions::default() };
         let array = Array::start(&world, &disks[..3], &slowly, &|_| ()).await.map_err(text)?;
-        for nth in 0..30 {
+        for nth in 0..(array.size_bytes() / sizes.stripe()).min(30) {
             let data = Slice::copy_of(&vec![nth as u8; sizes.stripe() as usize]);
             array.write(nth * sizes.stripe(), data, false).await.map_err(|e| e.to_string())?;
         }
@@ -94,7 +94,7 @@ fn growing() -> Survivors {
         let id = u128::from_str_radix(&id, 16).map_err(|e| e.to_string())?;
         widen(&world, &disks, &[id], None).await.map_err(text)?;
         let array = Array::start(&world, &disks, &slowly, &|_| ()).await.map_err(text)?;
-        for nth in [3, 20, 21] {
+        for nth in [3, 10, 11] {
             let data = Slice::copy_of(&[nth as u8; BLOCK]);
             array.write(nth * sizes.stripe(), data, true).await.map_err(|e| e.to_string())?;
         }
